@@ -1,0 +1,105 @@
+"""What can go wrong, why connections and processes end, and the exit codes: the vocabulary of every layer.
+
+    WorkermandError
+    ├── ConfigError      the operator's TOML or command line: where it stands, what to do about it
+    ├── LoadError        the handler module: missing, broken, wrong callback
+    ├── ProtocolError    the peer's bytes: the connection is closed, the good messages before them are kept
+    └── ControlError     a request to the master that cannot be met
+
+Any other exception that leaves this package is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import Any
+
+
+class WorkermandError(Exception):
+    """The root of every error this package raises on purpose."""
+
+
+class ConfigError(WorkermandError):
+    """A setting that cannot be used.
+
+    ``where`` names file and key path (``workers.toml: worker.echo.cuont``), ``what`` says what was found and what is
+    allowed, ``hint`` how to mend it. ``str()`` joins the three on one line.
+    """
+
+    def __init__(self, where: str, what: str, hint: str = "") -> None:
+        super().__init__(where, what, hint)
+        self.where = where
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.where, self.what))) + (f"; {self.hint}" if self.hint else "")
+
+
+class LoadError(WorkermandError):
+    """A handler or a protocol class that cannot be loaded; the message is for the handler's author."""
+
+
+class ProtocolError(WorkermandError):
+    """The peer broke the protocol: the connection ends with ``reason``.
+
+    ``messages`` are the complete, good messages that stood before the violation in the same bytes: they are delivered
+    first, so that it does not matter how the network cut the stream.
+    """
+
+    def __init__(self, reason: str, messages: Sequence[Any] = (), *, close_reason: CloseReason | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.messages = messages
+        self.close_reason = close_reason or CloseReason.PROTOCOL_ERROR
+
+
+class ControlError(WorkermandError):
+    """A control request that failed; ``code`` is the exit code of workermanctl (see ExitCode's neighbours in ctl)."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class CloseReason(enum.StrEnum):
+    """Why a connection ended; counted per worker, shown in status and as ``connection.close_reason``."""
+
+    PEER_CLOSED = "closed by peer"
+    PEER_RESET = "reset by peer"
+    CLOSED = "closed by handler"
+    DESTROYED = "destroyed by handler"
+    HANDLER_ERROR = "exception in handler"
+    PROTOCOL_ERROR = "protocol violation"
+    PACKAGE_TOO_BIG = "package over the limit"
+    IDLE = "idle timeout"
+    WRITE_STALL = "write stall"
+    WRITE_FAILED = "write failed"
+    DRAINED = "drained"
+    DRAIN_DEADLINE = "drain deadline"
+    STOPPED = "fast stop"
+    REFUSED_CONNECTIONS = "refused: connection limit"
+    REFUSED_PER_IP = "refused: limit per address"
+
+
+class SendError(enum.IntEnum):
+    """The ``code`` that on_error gets (Workerman's numbers)."""
+
+    CONNECT_FAIL = 1
+    SEND_FAIL = 2
+
+
+class ExitCode(enum.IntEnum):
+    """Exit codes of the daemon and of its children: a contract with systemd and with the master."""
+
+    OK = 0
+    FAILED = 1
+    LOAD_FAILED = 3
+    """The handler could not be imported, or on_worker_start raised."""
+    PRIVILEGES = 77
+    """The worker's user or group could not be taken on (EX_NOPERM)."""
+    CONFIG = 78
+    """The configuration cannot be used (EX_CONFIG): systemd does not restart on it."""
+    CRASHED = 250
+    """An exception that nothing of ours caught (Workerman's number)."""

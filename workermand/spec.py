@@ -1,0 +1,137 @@
+"""The settings, validated and frozen: what config.load() returns and everything downstream works with.
+
+All defaults live here. ``Seconds`` and ``Bytes`` are plain numbers; config.py turns "30s" and "10MiB" into them before
+conversion, guided by the ``unit`` in the annotation.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+Seconds = Annotated[float, Meta(ge=0, extra={"unit": "seconds"})]
+"""A duration; 0 switches the matter off where the field says so."""
+Bytes = Annotated[int, Meta(ge=0, extra={"unit": "bytes"})]
+Count = Annotated[int, Meta(ge=0)]
+
+KIB = 1024
+MIB = 1024 * KIB
+
+Transport = Literal["tcp", "udp", "unix"]
+
+
+class Spec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The base: immutable, by keyword, closed to unknown keys."""
+
+
+class ListenSpec(Spec, frozen=True, kw_only=True):
+    """One address to listen on: "text://0.0.0.0:2347", taken apart by address.parse()."""
+
+    uri: str
+    """As the operator wrote it; shown in status and in errors."""
+    transport: Transport
+    protocol: str
+    """"raw", "text", "frame", a scheme of [protocols], or "module:Class"."""
+    host: str = ""
+    """Without brackets; "" for unix."""
+    port: int = 0
+    path: str = ""
+    """Absolute path of a unix socket, or ""."""
+
+    @property
+    def address(self) -> tuple[str, str, int | str]:
+        """What the kernel is asked for: the identity of the socket, whatever protocol is spoken over it."""
+        return (self.transport, self.host, self.port) if self.transport != "unix" else ("unix", "", self.path)
+
+
+class Inbox(Spec, frozen=True, kw_only=True):
+    """How much may wait for an async handler before its connection is not read any further."""
+
+    messages: Annotated[int, Meta(ge=1)] = 64
+    bytes: Bytes = MIB
+
+
+class Limits(Spec, frozen=True, kw_only=True):
+    """Bounds of one child process (connections, requests, memory) and of one connection (the rest). 0 = unlimited."""
+
+    connections: Count = 100_000
+    per_ip: Count = 0
+    accept_rate: Count = 0
+    """Connections accepted in a second; the rest wait in the kernel's backlog."""
+    package: Bytes = 10 * MIB
+    send_buffer: Bytes = MIB
+    inbox: Inbox = Inbox()
+    requests: Count = 0
+    memory: Bytes = 0
+
+
+class Timeouts(Spec, frozen=True, kw_only=True):
+    """Deadlines in seconds."""
+
+    start: Seconds = 30.0
+    stop: Seconds = 10.0
+    idle: Seconds = 0.0
+    """0 = never."""
+    write_stall: Seconds = 30.0
+    """0 = never."""
+    busy: Seconds = 0.0
+    """A child whose loop is blocked for longer is killed; 0 = never."""
+
+
+class Keepalive(Spec, frozen=True, kw_only=True):
+    """TCP keepalive probes (Workerman's figures)."""
+
+    idle: Seconds = 55.0
+    interval: Seconds = 55.0
+    count: Annotated[int, Meta(ge=1)] = 1
+
+
+class WorkerSpec(Spec, frozen=True, kw_only=True):
+    """One [worker.NAME]."""
+
+    name: str
+    handler: str
+    """"apps.echo" or "apps.chat:Chat"."""
+    listen: tuple[ListenSpec, ...] = ()
+    count: Annotated[int, Meta(ge=1)] = 1
+    user: str | None = None
+    group: str | None = None
+    reloadable: bool = True
+    reuse_port: bool = False
+    unix_mode: int = 0o660
+    unix_user: str | None = None
+    unix_group: str | None = None
+    backlog: Annotated[int, Meta(ge=1)] = 65_535
+    """The kernel takes the smaller of this and net.core.somaxconn."""
+    env: dict[str, str] = {}
+    options: dict[str, Any] = {}
+    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
+    keepalive: Keepalive = Keepalive()
+    tcp_nodelay: bool = True
+
+
+class LogSpec(Spec, frozen=True, kw_only=True):
+    """[server] log."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "text", "json"] = "auto"
+    file: str | None = None
+    stdout_file: str | None = None
+
+
+class ServerSpec(Spec, frozen=True, kw_only=True):
+    """The whole file, includes and defaults merged, every path absolute."""
+
+    name: str
+    file: str | None = None
+    """The TOML file; None when built from the command line."""
+    app_path: tuple[str, ...] = ()
+    run_dir: str
+    state_dir: str
+    log: LogSpec = LogSpec()
+    control_group: str | None = None
+    protocols: dict[str, str] = {}
+    """Scheme -> "module:Class"; imported in children only."""
+    workers: dict[str, WorkerSpec] = {}
