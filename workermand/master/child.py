@@ -17,7 +17,6 @@ import enum
 import logging
 import os
 import signal
-import socket
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -25,7 +24,8 @@ from typing import NoReturn
 
 from workermand.errors import ExitCode
 from workermand.link import Link, LinkClosed, Message, Status, Stop, StopHow, Words
-from workermand.spec import ListenSpec, ServerSpec, WorkerSpec
+from workermand.master.sockets import Listeners
+from workermand.spec import ServerSpec, WorkerSpec
 from workermand.worker import process
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,6 @@ FAST_STOP = 3.0
 """Seconds for on_close and on_worker_stop in a fast stop, unless timeouts.stop is shorter."""
 KILL_GRACE = 1.0
 """Seconds a child has beyond the deadline it was told: it closes connections at that deadline, and then ends."""
-
-Listeners = list[tuple[ListenSpec, list[socket.socket]]]
 
 
 class Phase(enum.Enum):

@@ -21,11 +21,13 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 
 from workermand.errors import ConfigError
-from workermand.master.child import Listeners
 from workermand.master.plan import Address
 from workermand.spec import ListenSpec, WorkerSpec
 
 log = logging.getLogger(__name__)
+
+Listeners = list[tuple[ListenSpec, list[socket.socket]]]
+"""What a child gets: its addresses, each with the sockets that it accepts on."""
 
 LISTEN_FDS_START = 3
 FAMILIES = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM, "unix": socket.SOCK_STREAM}
@@ -137,12 +139,13 @@ class Sockets:
             self.close(address)
 
     def share(self, spec: WorkerSpec, slot: int) -> Listeners:
-        """The sockets of a slot: all of an ordinary address, every count-th of a reuse_port one."""
-        return [(listen, self._open[listen.address].sockets[slot % self._width(spec, listen) :: self._width(spec, listen)])
-                for listen in spec.listen]  # fmt: skip
-
-    def _width(self, spec: WorkerSpec, listen: ListenSpec) -> int:
-        return min(spec.count, len(self._open[listen.address].sockets))
+        """The sockets of a slot: the one of an ordinary address, every count-th of a reuse_port group."""
+        shares: Listeners = []
+        for listen in spec.listen:
+            sockets = self._open[listen.address].sockets
+            width = min(spec.count, len(sockets))
+            shares.append((listen, sockets[slot % width :: width]))
+        return shares
 
     def get(self, address: Address) -> Bound | None:
         return self._open.get(address)

@@ -1,0 +1,67 @@
+"""workermand: a daemon for long-lived connections whose user writes only callbacks.
+
+The public names, each loaded on first use (PEP 562): ``import workermand`` costs the control tool nothing, and brings
+the master no part of the runtime that it did not ask for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workermand.errors import (
+        CloseReason,
+        ConfigError,
+        ControlError,
+        LoadError,
+        ProtocolError,
+        SendError,
+        WorkermandError,
+    )  # fmt: skip
+    from workermand.protocols.base import Delimited, LengthPrefixed, Protocol
+    from workermand.worker.connection import Connection, ConnectionStatus
+    from workermand.worker.datagram import UdpConnection
+    from workermand.worker.timer import Timer
+    from workermand.worker.worker import Worker
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CloseReason",
+    "ConfigError",
+    "Connection",
+    "ConnectionStatus",
+    "ControlError",
+    "Delimited",
+    "LengthPrefixed",
+    "LoadError",
+    "Protocol",
+    "ProtocolError",
+    "SendError",
+    "Timer",
+    "UdpConnection",
+    "Worker",
+    "WorkermandError",
+]
+
+_HOMES = {
+    "workermand.protocols.base": ("Delimited", "LengthPrefixed", "Protocol"),
+    "workermand.worker.connection": ("Connection", "ConnectionStatus"),
+    "workermand.worker.datagram": ("UdpConnection",),
+    "workermand.worker.timer": ("Timer",),
+    "workermand.worker.worker": ("Worker",),
+}
+"""Where a name lives; all others are errors."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = next((module for module, names in _HOMES.items() if name in names), "workermand.errors")
+    value = globals()[name] = getattr(importlib.import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

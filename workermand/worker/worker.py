@@ -1,0 +1,196 @@
+"""Worker: what on_worker_start receives, and what its handler knows of its process.
+
+It owns the connections, the counters and the callbacks of one process. It runs nothing: to stop, to listen and to ask
+the master it calls the process around it (``Runtime``, which is process.Process). Attributes of the user's own are
+free; only ``on_*`` names are checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import os
+import typing
+from typing import TYPE_CHECKING, Any
+
+from workermand.errors import CloseReason
+from workermand.spec import WorkerSpec
+from workermand.worker import guard, handlers
+from workermand.worker.handlers import Handlers
+
+if TYPE_CHECKING:
+    from workermand.worker.connection import Connection
+
+logger = logging.getLogger(__name__)
+
+
+class Runtime(typing.Protocol):
+    """What a Worker needs of its process."""
+
+    def leave(self, reason: str) -> None: ...
+
+    def listen(self, uri: str, handler: object) -> asyncio.Future[None]: ...
+
+    def unlisten(self, uri: str) -> asyncio.Future[None]: ...
+
+    def ask_server(self, verb: typing.Literal["stop", "reload", "status"]) -> asyncio.Future[dict[str, Any]]: ...
+
+
+class Stats:
+    """The counters of one process since it started."""
+
+    __slots__ = ("_connections", "accepted", "closed", "exceptions", "outgoing", "send_fail", "total_request")
+
+    def __init__(self, connections: dict[int, Connection]) -> None:
+        self._connections = connections
+        self.accepted = 0
+        self.closed: collections.Counter[CloseReason] = collections.Counter()
+        """Connections ended, and refused, by reason."""
+        self.exceptions = 0
+        """Exceptions of user code: callbacks, timers, tasks."""
+        self.outgoing = 0
+        """Connections this process has opened to others, now."""
+        self.send_fail = 0
+        """Messages that send() refused or could not deliver."""
+        self.total_request = 0
+        """Messages received."""
+
+    @property
+    def connection_count(self) -> int:
+        """Clients connected now."""
+        return len(self._connections)
+
+
+class Worker:
+    """One process of a worker (Workerman's Worker). Process: the child; thread: the one that runs the loop.
+
+    ``on_connect``, ``on_message`` and the other callbacks may be assigned; a new one holds for connections accepted
+    from then on. Unknown ``on_*`` names raise AttributeError. Every other attribute is yours.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        id: int = 0,
+        *,
+        handlers: Handlers | None = None,
+        state_dir: str = "",
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        """Made by process.py; ``loop`` is the running one by default."""
+        self.name = spec.name
+        self.id = id
+        """0 to count - 1; a process that replaces this one has the same."""
+        self.pid = os.getpid()
+        self.state_dir = state_dir
+        """A directory of this worker's own that outlives its processes; mode 0700."""
+        self.connections: dict[int, Connection] = {}
+        """The clients of this process, by the number each got when it was accepted."""
+        self.stats = Stats(self.connections)
+        self.stalled: set[Connection] = set()
+        """Connections with unsent bytes: the only ones that the janitor examines for a write stall."""
+        self.handlers = handlers or Handlers()
+        self.loop = loop or asyncio.get_running_loop()
+        self._runtime: Runtime | None = None
+        self._last_connection_id = 0
+        self._when_empty: typing.Callable[[], None] | None = None
+        self.apply(spec)
+
+    def apply(self, spec: WorkerSpec) -> None:
+        """Takes over what a reload may change in place. Called by the runtime."""
+        self.count = spec.count
+        """How many processes this worker has."""
+        self.options = spec.options
+        """The worker's ``options`` table of the TOML file, as it stands there."""
+        self.limits = spec.limits
+        self.timeouts = spec.timeouts
+        self.keepalive = spec.keepalive
+        self.tcp_nodelay = spec.tcp_nodelay
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.name}#{self.id} pid {self.pid}>"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("on_"):
+            self.handlers.assign(name, value)
+        else:
+            object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in handlers.CALLBACKS:
+            return getattr(self.handlers, name)
+        if name.startswith("on_"):
+            raise AttributeError(handlers.unknown(name))
+        raise AttributeError(f"{self!r} has no attribute {name!r}")
+
+    # ------------------------------------------------------------------ for handlers
+
+    def stop(self) -> None:
+        """Ends this process alone: it accepts no more, drains, and the master starts another in its place. Returns at
+        once; calling it again changes nothing (Workerman's stopAll() in a child: the manual's max_request example)."""
+        self._process.leave("stop()")
+
+    stop_all = stop
+
+    def listen(self, uri: str, handler: object = None) -> asyncio.Future[None]:
+        """A further listener of this process, with the same connections and memory (Workerman's listen() in a child).
+
+        ``handler`` has the callbacks for its connections: "module", "module:Class", or any object with ``on_*``
+        attributes; None stands for this worker's own. The master opens and keeps the socket, and every process of the
+        worker that asks for it accepts from it. Returns at once. Awaiting the result waits until the address is open
+        and raises ConfigError or LoadError (a wrong URI or handler) or ControlError (the master refuses: the text says
+        why); if nobody awaits it, such an error is logged and counted.
+        """
+        return self._process.listen(uri, handler)
+
+    def unlisten(self, uri: str) -> asyncio.Future[None]:
+        """Closes a listener that listen() opened; its connections stay. Awaiting the result raises ControlError when
+        there is none."""
+        return self._process.unlisten(uri)
+
+    def stop_server(self) -> asyncio.Future[dict[str, Any]]:
+        """Stops the whole daemon, like `workermanctl stop`. Returns at once; ControlError when awaited and refused."""
+        return self._process.ask_server("stop")
+
+    def reload_server(self) -> asyncio.Future[dict[str, Any]]:
+        """Reloads file and code, like `workermanctl reload`. Returns at once. This process may be among those that are
+        replaced, so that awaiting the result is of use to a worker with ``reloadable = false`` only."""
+        return self._process.ask_server("reload")
+
+    def server_status(self) -> asyncio.Future[dict[str, Any]]:
+        """``await`` it: what `workermanctl status --json` prints."""
+        return self._process.ask_server("status")
+
+    @property
+    def _process(self) -> Runtime:
+        if self._runtime is None:
+            raise RuntimeError(f"{self!r} has no process of its own: it was made for a test")
+        return self._runtime
+
+    # ------------------------------------------------------------------ for the runtime
+
+    def belong_to(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def failed(self, where: str, connection: Connection | None, error: BaseException) -> None:
+        """The one place where an exception of user code is reported: logged with its connection, counted."""
+        self.stats.exceptions += 1
+        of = "" if connection is None else f", connection {connection.id} from {connection.get_remote_address()}"
+        logger.error("exception in %s%s", where, of, exc_info=(type(error), error, guard.users_traceback(error)))
+
+    def next_connection_id(self) -> int:
+        """One numbering for all listeners of the process, from 1."""
+        self._last_connection_id += 1
+        return self._last_connection_id
+
+    def forget(self, number: int, reason: CloseReason) -> None:
+        """A connection has ended: called once for each."""
+        del self.connections[number]
+        self.stats.closed[reason] += 1
+        if not self.connections and self._when_empty is not None:
+            self._when_empty()
+
+    def when_empty(self, callback: typing.Callable[[], None]) -> None:
+        """Calls it whenever the last connection has ended; the drain waits for that."""
+        self._when_empty = callback
