@@ -183,8 +183,8 @@ def test_a_call_with_wrong_arguments_breaks_nothing(
     tmp_path: Path, root: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "log"
-    log.setup(LogSpec(file=str(file)))
-    root.warning("%d", "no number")  # noqa: PLE1205, RUF100
+    handler = log.setup(LogSpec(file=str(file)))
+    handler.handle(logging.LogRecord("x", logging.WARNING, "", 1, "%d", ("no number",), None))
     root.warning("the next one")
     assert "the next one" in file.read_text()
     assert "no number" in capsys.readouterr().err

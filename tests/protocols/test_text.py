@@ -38,7 +38,11 @@ def test_one_cr_belongs_to_the_line_end() -> None:
     check_protocol(Text, cases, round_trip=False)
 
 
-@given(st.lists(st.sampled_from([b"\n", b"\r", b"a", b"\xe4\xb8\xad", b"\xe4", b"\xb8", b"\xff", b"\xf0\x9f"]), max_size=30))
+@given(
+    st.lists(
+        st.sampled_from([b"\n", b"\r", b"a", b"\xe4\xb8\xad", b"\xe4", b"\xb8", b"\xff", b"\xf0\x9f"]), max_size=30
+    )
+)
 @example([b"\xf0\x9f", b"\n", b"\xe4", b"\r", b"\n"])
 def test_decoding_a_chunk_at_once_is_decoding_line_by_line(parts: list[bytes]) -> None:
     wire = b"".join(parts)

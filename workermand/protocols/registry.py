@@ -45,10 +45,9 @@ def _unknown(name: str, target: str, schemes: Mapping[str, str]) -> str:
 
 def _load(name: str, module: str, attribute: str) -> Any:
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except AttributeError as error:
-        if getattr(error, "name", None) != attribute:
-            raise LoadError(f"protocol {name}: importing {module} failed: {error}") from error
-        raise LoadError(f"protocol {name}: {module} has no {attribute}") from None
+        loaded = importlib.import_module(module)
     except (Exception, SystemExit) as error:
         raise LoadError(f"protocol {name}: importing {module} failed: {type(error).__name__}: {error}") from error
+    if not hasattr(loaded, attribute):
+        raise LoadError(f"protocol {name}: {module} has no {attribute}")
+    return getattr(loaded, attribute)

@@ -17,12 +17,14 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workermand.errors import CloseReason
 from workermand.link import StopHow
-from workermand.worker.listening import Listeners
-from workermand.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from workermand.worker.listening import Listeners
+    from workermand.worker.worker import Worker
 
 RELOAD_TIME = 1.0
 """Seconds for on_worker_reload."""

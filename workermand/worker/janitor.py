@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 from workermand.errors import CloseReason
 from workermand.link import Status
 from workermand.spec import Limits
-from workermand.worker.listening import Listeners
-from workermand.worker.timer import Timers
-from workermand.worker.worker import Worker
 
 if TYPE_CHECKING:
     from workermand.worker.connection import Connection
+    from workermand.worker.listening import Listeners
+    from workermand.worker.timer import Timers
+    from workermand.worker.worker import Worker
 
 PERIOD = 1.0
 MEMORY_EVERY = 10
@@ -152,7 +152,8 @@ class Quota:
 def resident_memory() -> int:
     """Bytes of this process in memory, those it shares included."""
     with open("/proc/self/statm", "rb") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize()
+        pages = int(statm.read().split()[1])
+    return pages * resource.getpagesize()
 
 
 def _taken(connection: Connection) -> int:

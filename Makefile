@@ -1,0 +1,77 @@
+# Verbs: run test style types imports coverage system soak bench install uninstall clean
+
+PYTHON ?= /usr/bin/python3
+# More words for pytest: make test ARGS="-k timer"
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := -m pip install --quiet --quiet --disable-pip-version-check --use-pep517
+
+.PHONY: run test style types imports coverage system soak bench install uninstall clean
+
+# `exec`: Ctrl+C is the daemon's alone to answer.
+run: $(VENV)/.runs
+	@exec $(BIN)/workermand run -c config/workers.toml
+
+# ------------------------------------------------------------------------------------------------ the environment
+
+# --use-pep517: the pip of Debian 12 would build sdnotify in a way that it itself warns about.
+$(VENV)/.runs: pyproject.toml
+	@echo "installing into $(VENV) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python $(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.tests: pyproject.toml
+	@echo "installing into $(VENV) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python $(PIP_INSTALL) --editable '.[dev]'
+	@touch $@ $(VENV)/.runs
+
+# ------------------------------------------------------------------------------------------------ checks
+
+test: style types imports
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup $(ARGS)
+
+style: $(VENV)/.tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.tests
+	$(BIN)/mypy
+
+imports: $(VENV)/.tests
+	$(BIN)/lint-imports
+
+# 100 % where every branch is a promise: what parses, what decides.
+coverage: $(VENV)/.tests
+	@rm -rf .coverage && mkdir .coverage
+	$(BIN)/coverage run -m pytest --numprocesses auto --dist loadgroup $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+	$(BIN)/coverage report --fail-under=100 \
+	    --include='workermand/protocols/*,workermand/master/plan.py,workermand/master/child.py,workermand/config.py'
+
+system: $(VENV)/.tests
+	$(BIN)/python -m pytest tests/system $(ARGS)
+
+soak: $(VENV)/.tests
+	$(BIN)/python -m pytest -m soak --soak --timeout 3600 $(ARGS)
+
+bench: $(VENV)/.runs
+	@$(MAKE) --quiet --directory tests/bench
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+# ------------------------------------------------------------------------------------------------ as a service (root)
+
+# DESTDIR: the files go below it, and nothing of the running system is touched.
+install:
+	PYTHON='$(PYTHON)' DESTDIR='$(DESTDIR)' sh systemd/install.sh install
+
+uninstall:
+	DESTDIR='$(DESTDIR)' sh systemd/install.sh uninstall
+
+clean:
+	rm -rf $(VENV) .coverage .*_cache .hypothesis build dist
+	@$(MAKE) --quiet --directory tests/bench clean
