@@ -1,4 +1,4 @@
-"""What tests at every layer share: ports, short paths, waiting with a deadline, and the rule that CI skips nothing real."""
+"""What tests of every layer share: ports, short paths, waiting with a deadline; and that CI skips nothing real."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def full(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def short_dir() -> Iterator[Path]:
-    """A directory whose path leaves room for names: that of a unix socket may have 107 bytes, and tmp_path takes most."""
+    """A directory with a short path: that of a unix socket may have 107 bytes, and tmp_path takes most of them."""
     path = Path(tempfile.mkdtemp(prefix="wm-", dir="/tmp"))
     yield path
     shutil.rmtree(path)

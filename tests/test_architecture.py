@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md and the tree are held to each other: imports, the mirror of tests, sizes, and what a live master is."""
+"""ARCHITECTURE.md and the tree are held to each other: imports, mirrored tests, sizes, and what a live master is."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import ast
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -35,8 +31,8 @@ LINES_OF_A_FUNCTION = 60
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of the table, ``source -> allowed ... ! refused ...``: of our own what is allowed, of others all but what
-    is refused."""
+    """One line of the table, ``source -> allowed ... ! refused ...``: of our own modules what is allowed, of others
+    all but what is refused."""
 
     allowed: tuple[str, ...]
     refused: tuple[str, ...]
@@ -98,7 +94,11 @@ def test_the_table_names_every_part() -> None:
 @pytest.mark.parametrize("module", sorted(MODULES.keys() - UNRULED))
 def test_a_module_imports_what_the_table_allows(module: str) -> None:
     rule = RULES[part_of(module)]
-    broken = [f"{MODULES[module].relative_to(ROOT)}:{line}: {name}" for line, name in imports(module) if not rule.permits(name)]
+    broken = [
+        f"{MODULES[module].relative_to(ROOT)}:{line}: {name}"
+        for line, name in imports(module)
+        if not rule.permits(name)
+    ]
     assert not broken, f"ARCHITECTURE.md allows {part_of(module)} only {rule.allowed}, and never {rule.refused}"
 
 
@@ -173,7 +173,7 @@ def test_a_live_master_has_no_loop_no_thread_and_no_handler(tmp_path: Path) -> N
 
 
 def unexpected(pid: int) -> list[str]:
-    """Open descriptors that are none of the kinds the master opens on purpose. An event loop would show as an eventfd."""
+    """Open descriptors of no kind that the master opens on purpose. An event loop would show as an eventfd."""
     kinds = r"pipe:|socket:|anon_inode:\[(eventpoll|pidfd)\]|/dev/null|.*/workermand\.pid"
     open_files = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
     return [name for name in open_files if not re.match(kinds, name)]

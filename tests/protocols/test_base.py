@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from workermand.errors import CloseReason, ProtocolError
 from workermand.protocols.base import UNLIMITED, Delimited, LengthPrefixed, Protocol, as_bytes
-from workermand.testing import check_protocol, feed_all
+from workermand.testing import Case, check_protocol, feed_all
 
 
 class Crlf(Delimited):
@@ -66,7 +66,7 @@ def body(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "message, expected",
+    ("message", "expected"),
     [
         ("grüße", "grüße".encode()),
         ("broken \udcff", b"broken \xff"),
@@ -123,7 +123,7 @@ def test_a_delimiter_that_overlaps_itself_is_found_from_the_left() -> None:
 
 
 def test_decoded_messages_and_what_cannot_be_decoded() -> None:
-    cases = [(b'{"a": 1}\n', [{"a": 1}]), (b"2\n[3]\n", [2, [3]])]
+    cases: list[Case] = [(b'{"a": 1}\n', [{"a": 1}]), (b"2\n[3]\n", [2, [3]])]
     check_protocol(JsonLines, cases, violations=[b"nonsense\n", b"nonsense\n4\n"])
 
 
@@ -144,7 +144,7 @@ def test_a_decode_may_raise_the_protocol_error_itself() -> None:
                 raise ProtocolError("not that word", close_reason=CloseReason.PACKAGE_TOO_BIG)
             return package
 
-    with pytest.raises(ProtocolError, match="^not that word$") as failure:
+    with pytest.raises(ProtocolError, match=r"^not that word$") as failure:
         Picky().feed(b"yes\nno\nyes\n")
     assert failure.value.messages == [b"yes"]
     assert failure.value.close_reason is CloseReason.PACKAGE_TOO_BIG
@@ -216,7 +216,7 @@ def test_length_prefixed_however_it_is_cut() -> None:
 
 
 def test_length_prefixed_may_decode() -> None:
-    cases = [(body(b'{"a": 1}'), [{"a": 1}]), (body(b"2") + body(b"[3]"), [2, [3]])]
+    cases: list[Case] = [(body(b'{"a": 1}'), [{"a": 1}]), (body(b"2") + body(b"[3]"), [2, [3]])]
     check_protocol(JsonBodies, cases, violations=[body(b""), body(b"nonsense") + body(b"4")])
 
 

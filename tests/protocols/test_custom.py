@@ -11,7 +11,7 @@ from workermand.errors import CloseReason, LoadError, ProtocolError
 from workermand.protocols.base import MAX_PACKAGE, Delimited, Protocol
 from workermand.protocols.custom import WINDOW, ThreeFunctions, adapt
 from workermand.protocols.text import Text
-from workermand.testing import check_protocol, feed_all
+from workermand.testing import Case, check_protocol, feed_all
 
 
 class Lines:
@@ -78,7 +78,11 @@ def make(cls: Any, limit: int = MAX_PACKAGE) -> Protocol:
 
 @pytest.mark.parametrize("cls", [Lines, OfTheClass])
 def test_three_functions_however_they_are_cut(cls: type) -> None:
-    cases = [(b'{"a": 1}\n', [{"a": 1}]), (b"1\n2\n3\n", [1, 2, 3]), (b'"%s"\n' % (b"x" * 9000), ["x" * 9000])]
+    cases: list[Case] = [
+        (b'{"a": 1}\n', [{"a": 1}]),
+        (b"1\n2\n3\n", [1, 2, 3]),
+        (b'"%s"\n' % (b"x" * 9000), ["x" * 9000]),
+    ]
     check_protocol(lambda: make(cls), cases, violations=[b"nonsense\n", b"nonsense\n7\n"])
 
 
@@ -93,14 +97,14 @@ def test_the_length_may_exceed_what_is_there() -> None:
 
 
 def test_the_reason_names_the_function_and_keeps_the_cause() -> None:
-    with pytest.raises(ProtocolError, match="^mine: decode: JSONDecodeError: ") as failure:
+    with pytest.raises(ProtocolError, match=r"^mine: decode: JSONDecodeError: ") as failure:
         feed_all(make(Lines), b"1\n}\n")
     assert failure.value.messages == [1]
     assert isinstance(failure.value.__cause__, json.JSONDecodeError)
-    with pytest.raises(ProtocolError, match="^mine: input: ValueError: ") as failure:
+    with pytest.raises(ProtocolError, match=r"^mine: input: ValueError: ") as failure:
         make(Sized).feed(b"abcdef")
     assert isinstance(failure.value.__cause__, ValueError)
-    with pytest.raises(ProtocolError, match="^mine: refused by input$"):
+    with pytest.raises(ProtocolError, match=r"^mine: refused by input$"):
         make(Counting).feed(b"\x01")
 
 
@@ -110,7 +114,7 @@ def test_the_functions_may_raise_the_protocol_error_themselves() -> None:
         def input(buffer: bytes, connection: Any) -> int:
             raise ProtocolError("my own words")
 
-    with pytest.raises(ProtocolError, match="^my own words$"):
+    with pytest.raises(ProtocolError, match=r"^my own words$"):
         make(Strict).feed(b"x")
 
     class Strict2(Lines):
@@ -118,7 +122,7 @@ def test_the_functions_may_raise_the_protocol_error_themselves() -> None:
         def decode(package: bytes, connection: Any) -> Any:
             raise ProtocolError("my own words")
 
-    with pytest.raises(ProtocolError, match="^my own words$"):
+    with pytest.raises(ProtocolError, match=r"^my own words$"):
         make(Strict2).feed(b"x\n")
 
 
@@ -165,15 +169,15 @@ def test_the_functions_get_the_connection() -> None:
             return connection, package
 
         @staticmethod
-        def encode(message: Any, connection: Any) -> bytes:
-            return b"%d" % connection
+        def encode(message: Any, connection: Any) -> str:
+            return f"{connection} {message}"
 
     protocol: Any = make(Asking)
     assert protocol.wants_connection
     assert protocol.feed(b"a\n") == [(None, b"a\n")]
     protocol.connection = 7
     assert protocol.feed(b"a\n") == [(7, b"a\n")]
-    assert protocol.encode("x") == b"7"
+    assert protocol.encode("x") == b"7 x"
 
 
 def test_encode_may_return_str_and_nothing() -> None:
@@ -300,7 +304,7 @@ class ClashingSlots:
 
 
 @pytest.mark.parametrize(
-    "cls, text",
+    ("cls", "text"),
     [
         (len, "is not a class"),
         (NoEncode, "NoEncode has no encode; a protocol has input, decode and encode, or feed and encode"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from workermand.errors import LoadError
+from workermand.protocols.base import Protocol
 from workermand.protocols.custom import ThreeFunctions
 from workermand.protocols.frame import Frame
 from workermand.protocols.raw import Raw
@@ -44,7 +45,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("cls", [Raw, Text, Frame])
-def test_the_built_in_ones(cls: type) -> None:
+def test_the_built_in_ones(cls: type[Protocol]) -> None:
     assert resolve(cls.name, {}) is cls
     assert resolve(cls.name, {})(123).max_package == 123
 
@@ -72,7 +73,7 @@ def test_nothing_is_imported_for_a_built_in_name(module: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name, schemes, text",
+    ("name", "schemes", "text"),
     [
         ("tetx", {}, 'unknown protocol "tetx"; there is raw, text, frame, or "module:Class"; did you mean "text"\\?'),
         ("mqtt", {"jsonnl": "a:B"}, 'unknown protocol "mqtt"; there is raw, text, frame, jsonnl, or "module:Class"$'),
@@ -89,7 +90,7 @@ def test_a_wrong_name_gets_a_sentence(module: Path, name: str, schemes: dict[str
 
 
 @pytest.mark.parametrize(
-    "source, text",
+    ("source", "text"),
     [
         ("def f(:", "importing own_protocols failed: SyntaxError"),
         ("import sys; sys.nothing", "importing own_protocols failed: AttributeError: module 'sys' has no attribute"),

@@ -26,9 +26,9 @@ def run(code: str, *app_path: Path) -> str:
 
 
 def test_no_bytecode_is_written(tmp_path: Path) -> None:
-    (tmp_path / "apps" / "deep").mkdir(parents=True)
-    (tmp_path / "apps" / "deep" / "echo.py").write_text("name = 'echo'\n")
-    assert run("import apps.deep.echo as e; print(e.name)", tmp_path) == "echo"
+    (tmp_path / "mine" / "deep").mkdir(parents=True)
+    (tmp_path / "mine" / "deep" / "echo.py").write_text("name = 'echo'\n")
+    assert run("import mine.deep.echo as e; print(e.name)", tmp_path) == "echo"
     assert not list(tmp_path.rglob("*.pyc"))
 
 
@@ -59,10 +59,10 @@ def test_bytecode_alone_is_no_module(tmp_path: Path) -> None:
 
 def test_packages_and_several_roots_in_order(tmp_path: Path) -> None:
     for root, text in (("one", "1"), ("two", "2")):
-        (tmp_path / root / "apps").mkdir(parents=True)
-        (tmp_path / root / "apps" / "__init__.py").write_text("")
-        (tmp_path / root / "apps" / "both.py").write_text(f"text = {text!r}\n")
-    code = "import apps.both; print(apps.both.text)"
+        (tmp_path / root / "mine").mkdir(parents=True)
+        (tmp_path / root / "mine" / "__init__.py").write_text("")
+        (tmp_path / root / "mine" / "both.py").write_text(f"text = {text!r}\n")
+    code = "import mine.both; print(mine.both.text)"
     assert run(code, tmp_path / "one", tmp_path / "two") == "1"
     assert run(code, tmp_path / "two", tmp_path / "one") == "2"
 

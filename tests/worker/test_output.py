@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from workermand import log
 from workermand.worker import output
 from workermand.worker.output import Lines, text_over
 
@@ -72,7 +73,8 @@ def test_the_newline_of_a_flushed_line_is_not_another_line(pipe: Pipe) -> None:
     assert pipe.read() == b"[tag] x\n[tag] \n"
 
 
-def test_a_line_without_end_is_not_held_back_for_ever(pipe: Pipe) -> None:
+def test_a_line_without_end_is_not_held_back_for_ever(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "PATIENCE", 60)
     threading.Thread(target=pipe.stream.write, args=("x" * (output.LONGEST + 1),)).start()
     os.set_blocking(pipe.reader, True)
     got = b""
@@ -115,6 +117,7 @@ def test_install_takes_over_both_streams() -> None:
     code = """
 import sys
 sys.path.insert(0, {ours!r})
+from workermand import log
 from workermand.worker import output
 flush = output.install()
 print("out")

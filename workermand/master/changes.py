@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from workermand import config
+from workermand import places
 from workermand.errors import ConfigError
 from workermand.link import Refresh
 from workermand.master import plan
@@ -222,8 +222,8 @@ class Changes:
 
 def prepare(spec: ServerSpec) -> None:
     """What the machine must allow before anything is opened. Raises ConfigError."""
-    config.make_directories(spec)
-    for problem in config.verify_users(spec):
+    places.make_directories(spec)
+    for problem in places.verify_users(spec):
         raise problem
 
 

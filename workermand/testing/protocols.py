@@ -10,7 +10,7 @@ from typing import Any
 from workermand.errors import ProtocolError
 from workermand.protocols.base import Protocol
 
-MAX_SPLITS = 1000
+MAX_SPLITS = 500
 """Split points that are tried of one input, and pieces it is fed in: a long input is sampled."""
 
 Case = tuple[bytes, Sequence[Any]]
@@ -24,9 +24,9 @@ def check_protocol(
 
     ``make`` makes a fresh object, as ``lambda: Text()`` does. Every case, and all of them in one stream, is fed whole,
     byte by byte, and in two parts at every split point; in every part-way state ``buffered`` and ``detach`` must agree,
-    and ``feed_eof`` must take nothing back. Each of ``violations``, bytes that a fresh object must refuse, must end in a
-    ProtocolError, alone and behind good messages, none of which may be lost. With ``round_trip`` each message, encoded
-    and fed, must come back equal.
+    and ``feed_eof`` must take nothing back. Each of ``violations``, bytes that a fresh object must refuse, must end in
+    a ProtocolError, alone and behind good messages, none of which may be lost. With ``round_trip`` each message,
+    encoded and fed, must come back equal.
     """
     cases = list(cases)
     stream = b"".join(wire for wire, _ in cases)

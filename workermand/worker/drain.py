@@ -96,8 +96,8 @@ class Drain:
         if self._alarm is not None:
             self._alarm.cancel()
         self._alarm = self._loop.call_at(self._deadline, self._overdue)
-        if self._phase is Phase.STARTING:
-            self._hurry_start()
+        if self._phase is Phase.STARTING and how == "fast":
+            self._cancel_start()
         elif self._phase is Phase.LEAVING:
             self._press()
         elif self._phase is Phase.SERVING and reload:
@@ -106,8 +106,8 @@ class Drain:
         elif self._phase is Phase.SERVING:
             self._leave()
 
-    def _hurry_start(self) -> None:
-        if self._start is not None and (self._how == "fast" or not self.remaining()):
+    def _cancel_start(self) -> None:
+        if self._start is not None:
             self._start.cancel()
 
     def _leave(self) -> None:
@@ -138,7 +138,7 @@ class Drain:
 
     def _overdue(self) -> None:
         if self._phase is Phase.STARTING:
-            self._hurry_start()
+            self._cancel_start()
             return
         self._leave()
         for connection in list(self._worker.connections.values()):

@@ -1,0 +1,206 @@
+"""What a message, a connection, a child and a question cost: `make bench`, or `python -m tests.bench [NAME ...]`.
+
+Everything goes through the real daemon, with the handler in Python. CPU is the server's own (user and system), in slices
+that alternate with a C echo of a page of code, as the ratio of medians: that survives a noisy machine, messages per second
+do not. The servers have one core, the clients the other. Prints a table for docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import platform
+import resource
+import socket
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+from tests.conftest import wait_until
+from workermand.testing import RunningServer, running_server
+
+HERE = Path(__file__).parent
+HANDLER = {"bench.py": "def on_message(connection, data):\n    connection.send(data)\n"}
+ECHO = {"config": "bench", "files": HANDLER, "listen": "text://0.0.0.0:0"}
+IDLE = 10_000
+CHILDREN = 100
+QUESTIONS = 20
+CORES = sorted(os.sched_getaffinity(0))
+SERVERS, CLIENTS = CORES[0], CORES[-1]
+
+Row = tuple[str, str, str]
+"""A line of the table: what, measured, mark."""
+
+
+# ---------------------------------------------------------------------------------------------------- the machine
+
+
+def family(pid: int) -> list[psutil.Process]:
+    root = psutil.Process(pid)
+    return [root, *root.children(recursive=True)]
+
+
+def pin(pid: int, core: int) -> None:
+    """To one core, with what it has started and will start."""
+    for process in family(pid):
+        process.cpu_affinity([core])
+
+
+@contextlib.contextmanager
+def clients_on_a_core_of_their_own() -> Iterator[None]:
+    os.sched_setaffinity(0, {CLIENTS})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, CORES)
+
+
+def cpu(pid: int) -> float:
+    """Seconds that a server and its children have used."""
+    return sum(times.user + times.system for times in (process.cpu_times() for process in family(pid)))
+
+
+def children_of(server: RunningServer) -> list[psutil.Process]:
+    return psutil.Process(server.pid).children()
+
+
+@contextlib.contextmanager
+def c_echo() -> Iterator[tuple[int, int]]:
+    """(pid, port) of the measure."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    with subprocess.Popen([HERE / "cecho", str(port)], stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == b"ready\n"
+        pin(process.pid, SERVERS)
+        try:
+            yield process.pid, port
+        finally:
+            process.kill()
+
+
+# ---------------------------------------------------------------------------------------------------- CPU
+
+
+def cost(pid: int, port: int, program: str, words: list[object], seconds: float) -> float:
+    """Microseconds of the server's CPU for one message or connection of the client program."""
+    before = cpu(pid)
+    command = [HERE / program, *map(str, [port, *words, seconds])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    count, errors = map(int, done.stdout.split())
+    assert errors == 0, f"{program} {words}: {errors} errors"
+    return (cpu(pid) - before) * 1e6 / count
+
+
+def beside_c(program: str, words: list[object], rounds: int, seconds: float) -> str:
+    """Ours and C's in turn."""
+    with c_echo() as (pid, port), running_server(**ECHO) as server, clients_on_a_core_of_their_own():
+        pin(server.pid, SERVERS)
+        pairs = [
+            (cost(pid, port, program, words, seconds), cost(server.pid, server.port, program, words, seconds))
+            for _ in range(rounds)
+        ]
+    limit, ours = (statistics.median(side) for side in zip(*pairs, strict=True))
+    return f"{ours / limit:.2f} x C ({ours:.2f} us, C {limit:.2f} us)"
+
+
+def message(args: argparse.Namespace) -> Row:
+    measured = beside_c("loadgen", [64, 1], args.rounds, args.seconds)
+    return "CPU per message, 64 connections, 1 in flight", measured, "1.4 x C"
+
+
+def burst(args: argparse.Namespace) -> Row:
+    measured = beside_c("loadgen", [64, 16], args.rounds, args.seconds)
+    return "CPU per message, 64 connections, 16 in flight", measured, "3.2 x C"
+
+
+def short(args: argparse.Namespace) -> Row:
+    measured = beside_c("shortconn", [64], args.rounds, args.seconds)
+    return "CPU per short connection (connect, one message, close)", measured, ""
+
+
+# ---------------------------------------------------------------------------------------------------- memory and time
+
+
+def private(process: psutil.Process) -> int:
+    """Bytes that a process shares with no other."""
+    return int(process.memory_full_info().uss)
+
+
+def idle(_: argparse.Namespace) -> Row:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(running_server(**ECHO))
+        (child,) = children_of(server)
+        stack.enter_context(server.connect()).sendall(b"the first one costs what all share\n")
+        before = private(child)
+        for _number in range(IDLE):
+            stack.enter_context(server.connect())
+        wait_until("all connected", lambda: server.status()["processes"][0]["connections"] > IDLE)
+        each = (private(child) - before) / IDLE / 1024
+    return f"memory of an idle connection ({IDLE:,} of them)", f"{each:.2f} KiB", "2.5 KiB"
+
+
+def ready(_: argparse.Namespace) -> Row:
+    began = time.monotonic()
+    with running_server(**ECHO, count=CHILDREN):
+        took = time.monotonic() - began
+    return f"{CHILDREN} children READY, from the start of the daemon", f"{took:.2f} s", "1 s"
+
+
+def child(_: argparse.Namespace) -> Row:
+    with running_server(**ECHO, count=CHILDREN) as server:
+        each = statistics.median(map(private, children_of(server))) / 2**20
+    return f"private memory of a child with an empty handler (one of {CHILDREN})", f"{each:.1f} MiB", "4 MB"
+
+
+def status(_: argparse.Namespace) -> Row:
+    def timed(ask: Callable[[], object]) -> float:
+        began = time.monotonic()
+        ask()
+        return (time.monotonic() - began) * 1e3
+
+    with running_server(**ECHO, count=CHILDREN) as server:
+        answer = statistics.median(timed(server.status) for _ in range(QUESTIONS))
+        command = statistics.median(timed(lambda: server.ctl("status")) for _ in range(QUESTIONS))
+    return f"`workermanctl status` of {CHILDREN} children", f"{command:.0f} ms (the answer {answer:.0f} ms)", "100 ms"
+
+
+# ---------------------------------------------------------------------------------------------------- the table
+
+MEASURES = {measure.__name__: measure for measure in (message, burst, short, idle, ready, child, status)}
+
+
+def machine() -> str:
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    model = next((line.split(":")[1].strip() for line in cpuinfo.splitlines() if line.startswith("model name")), "?")
+    return (
+        f"{model}, {os.cpu_count()} cores, Linux {platform.release().split('-')[0]}, "
+        f"Python {platform.python_version()}, uvloop {version('uvloop')}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench", description=__doc__.splitlines()[0] if __doc__ else ""
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MEASURES)}; without: all")
+    parser.add_argument("--rounds", type=int, default=7, help="slices of each side (7)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of one slice (1)")
+    args = parser.parse_args()
+    if unknown := set(args.names) - MEASURES.keys():
+        parser.error(f"no such measurement: {', '.join(sorted(unknown))}")
+    print(f"{machine()}\n\n| What | Measured | Mark |\n|---|---|---|", flush=True)
+    for name in args.names or MEASURES:
+        print("| " + " | ".join(MEASURES[name](args)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
