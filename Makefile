@@ -59,7 +59,7 @@ system: $(VENV)/.tests
 soak: $(VENV)/.tests
 	$(BIN)/python -m pytest -m soak --soak --timeout 3600 $(ARGS)
 
-bench: $(VENV)/.runs
+bench: $(VENV)/.tests
 	@$(MAKE) --quiet --directory tests/bench
 	@$(BIN)/python -m tests.bench $(ARGS)
 

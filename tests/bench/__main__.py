@@ -1,8 +1,8 @@
 """What a message, a connection, a child and a question cost: `make bench`, or `python -m tests.bench [NAME ...]`.
 
-Everything goes through the real daemon, with the handler in Python. CPU is the server's own (user and system), in slices
-that alternate with a C echo of a page of code, as the ratio of medians: that survives a noisy machine, messages per second
-do not. The servers have one core, the clients the other. Prints a table for docs/performance.md.
+All goes through the real daemon, its handler in Python. CPU is the server's own (user and system), in slices that take
+turns with a C echo of one page, as the ratio of medians: that survives a noisy machine, messages per second do not. The
+servers have one core, the clients another. Prints the table of docs/performance.md.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from workermand.testing import RunningServer, running_server
 
 HERE = Path(__file__).parent
 HANDLER = {"bench.py": "def on_message(connection, data):\n    connection.send(data)\n"}
-ECHO = {"config": "bench", "files": HANDLER, "listen": "text://0.0.0.0:0"}
 IDLE = 10_000
 CHILDREN = 100
 QUESTIONS = 20
@@ -66,6 +65,11 @@ def cpu(pid: int) -> float:
     return sum(times.user + times.system for times in (process.cpu_times() for process in family(pid)))
 
 
+def echo(count: int = 1) -> contextlib.AbstractContextManager[RunningServer]:
+    """Ours: a text echo in ``count`` processes. It has every address of this machine: see shortconn.c."""
+    return running_server("bench", files=HANDLER, listen="text://0.0.0.0:0", count=count)
+
+
 def children_of(server: RunningServer) -> list[psutil.Process]:
     return psutil.Process(server.pid).children()
 
@@ -91,7 +95,7 @@ def c_echo() -> Iterator[tuple[int, int]]:
 def cost(pid: int, port: int, program: str, words: list[object], seconds: float) -> float:
     """Microseconds of the server's CPU for one message or connection of the client program."""
     before = cpu(pid)
-    command = [HERE / program, *map(str, [port, *words, seconds])]
+    command = [str(word) for word in (HERE / program, port, *words, seconds)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     count, errors = map(int, done.stdout.split())
     assert errors == 0, f"{program} {words}: {errors} errors"
@@ -100,7 +104,7 @@ def cost(pid: int, port: int, program: str, words: list[object], seconds: float)
 
 def beside_c(program: str, words: list[object], rounds: int, seconds: float) -> str:
     """Ours and C's in turn."""
-    with c_echo() as (pid, port), running_server(**ECHO) as server, clients_on_a_core_of_their_own():
+    with c_echo() as (pid, port), echo() as server, clients_on_a_core_of_their_own():
         pin(server.pid, SERVERS)
         pairs = [
             (cost(pid, port, program, words, seconds), cost(server.pid, server.port, program, words, seconds))
@@ -137,7 +141,7 @@ def idle(_: argparse.Namespace) -> Row:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(running_server(**ECHO))
+        server = stack.enter_context(echo())
         (child,) = children_of(server)
         stack.enter_context(server.connect()).sendall(b"the first one costs what all share\n")
         before = private(child)
@@ -150,13 +154,13 @@ def idle(_: argparse.Namespace) -> Row:
 
 def ready(_: argparse.Namespace) -> Row:
     began = time.monotonic()
-    with running_server(**ECHO, count=CHILDREN):
+    with echo(CHILDREN):
         took = time.monotonic() - began
     return f"{CHILDREN} children READY, from the start of the daemon", f"{took:.2f} s", "1 s"
 
 
 def child(_: argparse.Namespace) -> Row:
-    with running_server(**ECHO, count=CHILDREN) as server:
+    with echo(CHILDREN) as server:
         each = statistics.median(map(private, children_of(server))) / 2**20
     return f"private memory of a child with an empty handler (one of {CHILDREN})", f"{each:.1f} MiB", "4 MB"
 
@@ -167,7 +171,7 @@ def status(_: argparse.Namespace) -> Row:
         ask()
         return (time.monotonic() - began) * 1e3
 
-    with running_server(**ECHO, count=CHILDREN) as server:
+    with echo(CHILDREN) as server:
         answer = statistics.median(timed(server.status) for _ in range(QUESTIONS))
         command = statistics.median(timed(lambda: server.ctl("status")) for _ in range(QUESTIONS))
     return f"`workermanctl status` of {CHILDREN} children", f"{command:.0f} ms (the answer {answer:.0f} ms)", "100 ms"
