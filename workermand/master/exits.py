@@ -14,7 +14,7 @@ from typing import Any
 from workermand.errors import ExitCode
 from workermand.master.child import Child, Phase
 
-MEANINGS = {
+MEANINGS: dict[int, str] = {
     ExitCode.LOAD_FAILED: "load failed",
     ExitCode.PRIVILEGES: "privileges",
     ExitCode.CONFIG: "configuration",
@@ -64,12 +64,11 @@ def reason_of(child: Child, *, out_of_memory: bool = False) -> str:
             return f"{name} ({child.why})"
         return "SIGKILL (out of memory)" if name == "SIGKILL" and out_of_memory else name
     code = os.waitstatus_to_exitcode(status)
-    if code and child.words.reason and child.words.reason != MEANINGS.get(ExitCode.CRASHED):
+    if code and child.words.reason and child.words.reason != MEANINGS[ExitCode.CRASHED]:
         return child.words.reason
     if code == 0:
         return child.recycle or "exit 0"
-    meaning = MEANINGS.get(code) if code in ExitCode._value2member_map_ else None
-    return f"exit {code} ({meaning})" if meaning else f"exit {code}"
+    return f"exit {code} ({MEANINGS[code]})" if code in MEANINGS else f"exit {code}"
 
 
 def signal_name(number: int) -> str:

@@ -1,0 +1,84 @@
+"""What a newcomer types: `make run` in a terminal, a client, Ctrl+C."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 60.0
+
+# config/workers.toml has ports of its own: one test at a time.
+pytestmark = pytest.mark.xdist_group("shipped-config")
+
+
+class Terminal:
+    """A command in a terminal of its own."""
+
+    def __init__(self, *command: str) -> None:
+        self.screen = ""
+        self._fd, other = pty.openpty()
+        # setsid: the terminal is the command's, and Ctrl+C reaches it and all it has started.
+        words = ["setsid", "--ctty", *command]
+        self._process = subprocess.Popen(words, cwd=ROOT, stdin=other, stdout=other, stderr=other)
+        os.close(other)
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._fd, keys)
+
+    def wait_for(self, pattern: str) -> None:
+        while not re.search(pattern, self.screen):
+            assert self._read(), f"ended without {pattern!r}:\n{self.screen}"
+
+    def wait(self) -> int:
+        """Its exit code, at its end: -N for signal N."""
+        while self._read():
+            pass
+        return self._process.wait(PATIENCE)
+
+    def end(self) -> None:
+        """Whatever it is at."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        os.close(self._fd)
+
+    def _read(self) -> bool:
+        ready, _, _ = select.select([self._fd], [], [], PATIENCE)
+        assert ready, f"nothing more within {PATIENCE:g} s:\n{self.screen}"
+        try:
+            data = os.read(self._fd, 65536)
+        except OSError:  # EIO: nobody has the other side any more
+            return False
+        self.screen += data.decode(errors="replace")
+        return bool(data)
+
+
+def test_make_run_serves_until_ctrl_c(eventually: Callable[..., Any]) -> None:
+    terminal = Terminal("make", "run")
+    try:
+        terminal.wait_for(r"text://0\.0\.0\.0:2347")
+
+        def answered() -> bytes:
+            with socket.create_connection(("127.0.0.1", 2347), timeout=PATIENCE) as client:
+                client.sendall(b"hello\n")
+                return client.recv(100)
+
+        assert eventually("an answer", answered) == b"hello\n"
+        terminal.type(b"\x03")
+        # make ends as it was asked to, by the signal; it would name the daemon's exit code, were that not 0.
+        assert terminal.wait() == -signal.SIGINT
+    finally:
+        terminal.end()
+    assert "***" not in terminal.screen
+    assert "Traceback" not in terminal.screen
