@@ -14,7 +14,7 @@ import pytest
 
 from workermand import log
 from workermand.errors import ConfigError
-from workermand.log import Json, Journal, Outlet, Shape, Text
+from workermand.log import Journal, Json, Outlet, Shape, Text
 from workermand.spec import LogSpec
 
 RECORD = logging.LogRecord("workermand.x", logging.WARNING, __file__, 1, "%s is %d", ("one", 1), None)
@@ -244,15 +244,15 @@ def test_a_long_message_arrives_whole(tmp_path: Path) -> None:
 
 def test_the_log_of_a_program_whose_terminal_is_gone(tmp_path: Path) -> None:
     """The whole way: stderr closed by the reader, and the program ends well."""
-    code = """
+    code = f"""
 import logging, sys, os
-sys.path.insert(0, {ours!r})
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from workermand import log
 from workermand.spec import LogSpec
 log.setup(LogSpec())
 sys.stdin.readline()
 logging.error("nobody reads this")
-""".format(ours=str(Path(__file__).parents[1]))
+"""
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdin is not None and process.stderr is not None
     process.stderr.close()

@@ -294,8 +294,8 @@ def _without_units(where: str, key: str, table: dict[str, Any], kind: type[Any])
 
 def _unit(hint: Any) -> str | None:
     for meta in getattr(hint, "__metadata__", ()):
-        if isinstance(meta, msgspec.Meta) and meta.extra:
-            return str(meta.extra.get("unit"))
+        if isinstance(meta, msgspec.Meta) and meta.extra_json_schema:
+            return str(meta.extra_json_schema.get("unit"))
     return None
 
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-Seconds = Annotated[float, Meta(ge=0, extra={"unit": "seconds"})]
+Seconds = Annotated[float, Meta(ge=0, extra_json_schema={"unit": "seconds"})]
 """A duration; 0 switches the matter off where the field says so."""
-Bytes = Annotated[int, Meta(ge=0, extra={"unit": "bytes"})]
+Bytes = Annotated[int, Meta(ge=0, extra_json_schema={"unit": "bytes"})]
 Count = Annotated[int, Meta(ge=0)]
 
 KIB = 1024

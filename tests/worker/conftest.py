@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import socket
@@ -69,6 +70,7 @@ class Child:
         os.close(output)
         self.received: list[tuple[Message, list[int]]] = []
         self.printed = ""
+        self._clients: list[socket.socket] = []
         self.exit_code: int | None = None
 
     # ------------------------------------------------------------------ the link
@@ -136,7 +138,7 @@ class Child:
 
     def lines(self) -> list[str]:
         """The whole output without the tags of worker and pid."""
-        return [line.partition("] ")[2] or line for line in self.output().splitlines()]
+        return [re.sub(r"^\[\w+#\d+ \d+\] ", "", line) for line in self.output().splitlines()]
 
     # ------------------------------------------------------------------ life
 
@@ -163,6 +165,7 @@ class Child:
         """A client of its first (or given) listening socket."""
         sock = self.sockets[number]
         client = socket.socket(sock.family, sock.type)
+        self._clients.append(client)
         client.settimeout(PATIENCE)
         client.connect(sock.getsockname())
         return client
@@ -173,7 +176,7 @@ class Child:
             self.wait()
         self.link.close()
         os.close(self._output)
-        for sock in self.sockets:
+        for sock in (*self.sockets, *self._clients):
             sock.close()
 
 

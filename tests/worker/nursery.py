@@ -15,8 +15,9 @@ from typing import Any
 
 import msgspec
 
+from workermand import log
 from workermand.link import Link
-from workermand.spec import ListenSpec, ServerSpec, WorkerSpec
+from workermand.spec import ListenSpec, LogSpec, ServerSpec, WorkerSpec
 from workermand.worker import process
 
 
@@ -72,6 +73,7 @@ def become(request: Request, fds: list[int], master_pid: int) -> None:
 
 def main(argv: list[Any]) -> None:
     # As the master does: its own handlers must not be the children's.
+    log.setup(LogSpec())
     signal.signal(signal.SIGHUP, lambda _signum, _frame: None)
     serve(socket.socket(fileno=int(argv[1])))
 

@@ -87,10 +87,13 @@ def test_an_exception_that_nobody_awaits_is_reported(guarded: Guarded) -> None:
 def test_an_exit_in_a_task_group_ends_as_a_group(guarded: Guarded) -> None:
     async def main() -> None:
         with pytest.raises(ExceptionGroup) as caught:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(leave_later())
-                group.create_task(asyncio.sleep(100))
+            await two()
         assert isinstance(caught.value.exceptions[0], guard.ExitInTask)
+
+    async def two() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(leave_later())
+            group.create_task(asyncio.sleep(100))
 
     guarded.run(main())
 

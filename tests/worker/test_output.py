@@ -114,9 +114,9 @@ def test_threads_do_not_mix_within_lines(pipe: Pipe) -> None:
 
 
 def test_install_takes_over_both_streams() -> None:
-    code = """
+    code = f"""
 import sys
-sys.path.insert(0, {ours!r})
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from workermand import log
 from workermand.worker import output
 flush = output.install()
@@ -124,8 +124,7 @@ print("out")
 print("err", file=sys.stderr)
 print("no end", end="")
 flush()
-""".format(ours=str(Path(__file__).parents[2]))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "out\nno end\n"
     assert done.stderr == "err\n"

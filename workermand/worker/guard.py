@@ -104,11 +104,12 @@ async def call(callback: Callable[..., Any], *arguments: Any) -> None:
 
 
 def users_traceback(error: BaseException) -> TracebackType | None:
-    """The traceback from the first frame of the user's own; all of it when the fault is ours."""
+    """The traceback from the first frame of the user's own; all of it when the fault is ours. A syntax error has no
+    such frame, and says itself where it is."""
     found = error.__traceback__
     while found is not None and _is_ours(found.tb_frame.f_code.co_filename):
         found = found.tb_next
-    return found or error.__traceback__
+    return found if found or isinstance(error, SyntaxError) else error.__traceback__
 
 
 def last_words(error: BaseException) -> str:
