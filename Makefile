@@ -67,10 +67,10 @@ bench: $(VENV)/.tests
 
 # DESTDIR: the files go below it, and nothing of the running system is touched.
 install:
-	PYTHON='$(PYTHON)' DESTDIR='$(DESTDIR)' sh systemd/install.sh install
+	@PYTHON='$(PYTHON)' DESTDIR='$(DESTDIR)' sh systemd/install.sh install
 
 uninstall:
-	DESTDIR='$(DESTDIR)' sh systemd/install.sh uninstall
+	@DESTDIR='$(DESTDIR)' sh systemd/install.sh uninstall
 
 clean:
 	rm -rf $(VENV) .coverage .*_cache .hypothesis build dist

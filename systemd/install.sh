@@ -41,7 +41,7 @@ install_venv() {
 
 # The file of the source tree, for its new place: where the handlers are, and that workers do not run as root.
 installed_config() {
-    sed -e "s|^app_path *=.*|app_path = [\"${APPS%/apps}\"]|" -e 's|^# *user *= *"workermand"|user = "workermand"|' config/workers.toml
+    sed -e "s|^app_path = \[[^]]*\]|app_path = [\"${APPS%/apps}\"]|" -e 's|^# user = "nobody"$|user = "workermand"|' config/workers.toml
 }
 
 install_config() {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,8 +14,11 @@ from workermand.link import (
 
 
 @pytest.fixture
-def pair() -> tuple[Link, Link]:
-    return Link.pair()
+def pair() -> Iterator[tuple[Link, Link]]:
+    ends = Link.pair()
+    yield ends
+    for end in ends:
+        end.close()
 
 
 def test_messages_arrive_whole_and_in_order(pair: tuple[Link, Link]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,13 @@ from workermand.notify import Notify
 
 
 @pytest.fixture
-def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> socket.socket:
-    path = tmp_path / "notify"
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    sock.bind(str(path))
-    sock.settimeout(10)
-    monkeypatch.setenv("NOTIFY_SOCKET", str(path))
-    return sock
+def systemd(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    path = short_dir / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(path))
+        sock.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+        yield sock
 
 
 def test_what_is_said(systemd: socket.socket) -> None:
@@ -30,6 +31,7 @@ def test_what_is_said(systemd: socket.socket) -> None:
     notify.extend(1.5)
     notify.watchdog()
     notify.stopping()
+    notify.close()
     heard = [systemd.recv(4096).decode() for _ in range(6)]
     assert heard[0] == "READY=1"
     assert heard[1].startswith("RELOADING=1\nMONOTONIC_USEC=")
@@ -42,6 +44,7 @@ def test_children_are_not_mistaken_for_the_daemon(systemd: socket.socket, monkey
     monkeypatch.setenv("WATCHDOG_PID", "1")
     notify = Notify(os.environ)
     assert notify.watchdog_interval == 2.0
+    notify.close()
     assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} & os.environ.keys()
 
 

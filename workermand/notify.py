@@ -19,11 +19,11 @@ class Notify:
     """Process: the master."""
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
-        # The library reads os.environ itself, at construction only.
-        self._notifier = sdnotify.SystemdNotifier()
-        if self._notifier.socket is not None:
-            self._notifier.socket.settimeout(SEND_TIME)
+        # The library reads os.environ itself; without systemd it would leave a socket behind.
+        self._notifier = sdnotify.SystemdNotifier() if environ.get("NOTIFY_SOCKET") else None
         environ.pop("NOTIFY_SOCKET", None)
+        if self._notifier is not None and self._notifier.socket is not None:
+            self._notifier.socket.settimeout(SEND_TIME)
         usec = int(environ.pop("WATCHDOG_USEC", "0") or 0)
         environ.pop("WATCHDOG_PID", None)
         self.watchdog_interval = usec / 2e6
@@ -54,5 +54,10 @@ class Notify:
         """We may need so long from now; systemd is to be patient."""
         self._say(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
+    def close(self) -> None:
+        if self._notifier is not None and self._notifier.socket is not None:
+            self._notifier.socket.close()
+
     def _say(self, *lines: str) -> None:
-        self._notifier.notify("\n".join(lines))
+        if self._notifier is not None:
+            self._notifier.notify("\n".join(lines))

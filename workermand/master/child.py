@@ -314,6 +314,7 @@ def close_all_but(keep: set[int]) -> None:
     us until os._exit, so that none of them closes a number that has been given anew."""
     below = 0
     for fd in sorted(keep):
-        os.closerange(below, fd)
+        if below < fd:  # closerange(0, 0) closes everything: its end, -1, is the largest number to the kernel
+            os.closerange(below, fd)
         below = fd + 1
     os.closerange(below, os.sysconf("SC_OPEN_MAX"))

@@ -25,8 +25,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
-from unittest import mock
 
+from workermand import config
 from workermand.errors import WorkermandError
 from workermand.spec import ListenSpec
 
@@ -42,7 +42,7 @@ class ServerFailed(WorkermandError):
 
 @contextlib.contextmanager
 def running_server(
-    config: str | Path,
+    what: str | Path,
     *,
     listen: str | list[str] | None = "text://127.0.0.1:0",
     files: Mapping[str, str] | None = None,
@@ -52,7 +52,7 @@ def running_server(
 ) -> Iterator[RunningServer]:
     """A daemon, for one ``with`` block.
 
-    ``config`` is a handler ("apps.echo"), which makes one worker named "main" with ``listen`` and any other key of
+    ``what`` is a handler ("apps.echo"), which makes one worker named "main" with ``listen`` and any other key of
     [worker.NAME] as a keyword; or the text of a TOML file; or the Path of one, used where it is. Port 0 in a listen URI
     stands for a free port, except in a Path. ``files`` (name to source) are written beside the TOML text: that
     directory and the current one are the app_path, unless the text has its own. run_dir and state_dir are temporary;
@@ -67,11 +67,11 @@ def running_server(
         directory.chmod(0o755)  # the handler of a worker with another user is read here
         for name, source in (files or {}).items():
             _write(directory / name, source)
-        if isinstance(config, Path):
-            file = config
+        if isinstance(what, Path):
+            file = what
         else:
             file = directory / "server.toml"
-            text = config if "\n" in config else _one_worker({"listen": listen, "handler": config, **worker})
+            text = what if "\n" in what else _one_worker({"listen": listen, "handler": what, **worker})
             _write(file, _with_app_path(_with_free_ports(text, stack), directory))
         server = stack.enter_context(RunningServer(file, directory, env or {}, timeout))
         server.wait_until_ready()
@@ -82,8 +82,6 @@ class RunningServer:
     """What ``running_server`` gives: the daemon, its clients and its tools."""
 
     def __init__(self, file: Path, directory: Path, env: Mapping[str, str], timeout: float) -> None:
-        from workermand import config
-
         self.file = file
         """The TOML file. After a change: ``reload()``."""
         self.directory = directory
@@ -93,9 +91,8 @@ class RunningServer:
         """What the daemon and its children have printed so far."""
         self._printed = threading.Condition()
         self._env = _environment(directory, env)
-        with mock.patch.dict(os.environ, self._env):
-            self.spec = config.load(str(file))
-            """The settings, as the daemon reads them."""
+        self.spec = config.load(str(file), self._env)
+        """The settings, as the daemon reads them."""
         self.run_dir = Path(self.spec.run_dir)
 
     def __enter__(self) -> RunningServer:
