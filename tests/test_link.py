@@ -9,7 +9,16 @@ from collections.abc import Iterator
 import pytest
 
 from workermand.link import (
-    Adopt, Ask, Connections, ConnectionRow, Link, LinkClosed, Ready, ServerAnswer, Status, Stop,
+    Adopt,
+    Ask,
+    ConnectionRow,
+    Connections,
+    Link,
+    LinkClosed,
+    Ready,
+    ServerAnswer,
+    Status,
+    Stop,
 )  # fmt: skip
 
 

@@ -105,4 +105,7 @@ def test_a_directory_that_is_closed_to_the_workers_user_is_named(tmp_path: Path)
 def test_every_named_run_dir_is_a_candidate(tmp_path: Path) -> None:
     for name in ("chat", "workers"):
         (tmp_path / name).mkdir()
-    assert places.default_run_dirs({"RUNTIME_DIRECTORY": str(tmp_path)})[:2] == [str(tmp_path / "chat"), str(tmp_path / "workers")]
+    assert places.default_run_dirs({"RUNTIME_DIRECTORY": str(tmp_path)})[:2] == [
+        str(tmp_path / "chat"),
+        str(tmp_path / "workers"),
+    ]

@@ -32,7 +32,11 @@ def test_references(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("pa$$word\n")
     value = {"a": ["${env:HOME}/x", "$$5", 7], "b": "${env:NONE:-dflt}${env:EMPTY:-}", "c": f"${{file:{secret}}}"}
-    assert values.interpolate(value, {"HOME": "/h", "EMPTY": ""}) == {"a": ["/h/x", "$5", 7], "b": "dflt", "c": "pa$$word"}
+    assert values.interpolate(value, {"HOME": "/h", "EMPTY": ""}) == {
+        "a": ["/h/x", "$5", 7],
+        "b": "dflt",
+        "c": "pa$$word",
+    }
 
 
 @pytest.mark.parametrize(

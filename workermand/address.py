@@ -34,7 +34,9 @@ def parse(
     where = f"worker.{worker_name}.listen"
     match = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", uri)
     if match is None:
-        raise ConfigError(where, f'"{uri}" is not an address', 'expected scheme://host:port, as in "text://0.0.0.0:2347"')
+        raise ConfigError(
+            where, f'"{uri}" is not an address', 'expected scheme://host:port, as in "text://0.0.0.0:2347"'
+        )
     scheme, rest = match[1].lower(), match[2]
     known = {**SCHEMES, **{name: ("tcp", name) for name in schemes}}
     if scheme not in known:
@@ -54,7 +56,9 @@ def parse(
 
 def _path(where: str, uri: str, rest: str, run_dir: str) -> str:
     if not rest or rest.endswith("/"):
-        raise ConfigError(where, f'"{uri}" names no file', 'expected "unix:///run/chat.sock", or "unix://chat.sock" in run_dir')
+        raise ConfigError(
+            where, f'"{uri}" names no file', 'expected "unix:///run/chat.sock", or "unix://chat.sock" in run_dir'
+        )
     path = os.path.normpath(os.path.join(run_dir, rest))
     if len(os.fsencode(path)) > UNIX_PATH_MAX:
         raise ConfigError(
@@ -86,7 +90,9 @@ def _host_and_port(where: str, uri: str, rest: str) -> tuple[str, int]:
 
 def _suggest(scheme: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(scheme, known, 1)
-    return f'did you mean "{near[0]}"?' if near else f"there are {', '.join(sorted(known))}, and those under [protocols]"
+    return (
+        f'did you mean "{near[0]}"?' if near else f"there are {', '.join(sorted(known))}, and those under [protocols]"
+    )
 
 
 def plain_ip(host: str) -> str:
@@ -95,7 +101,7 @@ def plain_ip(host: str) -> str:
 
 
 def display(sockaddr: Any) -> str:
-    """"192.0.2.1:80", "[2001:db8::1]:80", or a unix socket's path."""
+    """ "192.0.2.1:80", "[2001:db8::1]:80", or a unix socket's path."""
     if isinstance(sockaddr, tuple):
         host = plain_ip(sockaddr[0])
         return f"[{host}]:{sockaddr[1]}" if ":" in host else f"{host}:{sockaddr[1]}"

@@ -60,7 +60,9 @@ def _file(args: argparse.Namespace) -> str:
     for file in DEFAULT_FILES:
         if os.path.exists(file):
             return file
-    raise ConfigError("command line", "no configuration file", f"name one with -c; looked for {', '.join(DEFAULT_FILES)}")
+    raise ConfigError(
+        "command line", "no configuration file", f"name one with -c; looked for {', '.join(DEFAULT_FILES)}"
+    )
 
 
 def _reader(args: argparse.Namespace) -> Callable[[], ServerSpec]:

@@ -1,17 +1,15 @@
-"""TOML to ServerSpec. Every complaint names the file, the key path, what was found, what is allowed, and the nearest right
-key. Nothing is opened or made here but the files that are read; what the machine must have is places.py's business.
+"""TOML to ServerSpec. Every complaint names the file, the key path, what was found, what is allowed, and the nearest
+right key. Nothing is opened or made here but the files that are read; what the machine must have is places.py's.
 
-The steps of load(): read (with includes) -> interpolate -> merge [defaults] under each worker -> turn units into numbers
--> convert worker by worker into the frozen structs of spec.py.
+The steps of load(): read (with includes) -> interpolate -> merge [defaults] under each worker -> turn units into
+numbers -> convert worker by worker into the frozen structs of spec.py.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-import pwd
 import re
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -109,7 +107,9 @@ def _include(path: Path, server: dict[str, Any], document: dict[str, Any], envir
             for name, entry in _table(included.name, kind, entries).items():
                 if (kind, name) in origin:
                     raise ConfigError(
-                        f"{included.name}: {kind}.{name}", f"defined in {origin[kind, name]} already", "rename one of them"
+                        f"{included.name}: {kind}.{name}",
+                        f"defined in {origin[kind, name]} already",
+                        "rename one of them",
                     )
                 origin[kind, name] = included.name
                 document.setdefault(kind, {})[name] = entry
@@ -118,13 +118,18 @@ def _include(path: Path, server: dict[str, Any], document: dict[str, Any], envir
 # ---------------------------------------------------------------------- building
 
 
-def _build(path: Path | None, server: dict[str, Any], document: dict[str, Any], environ: Mapping[str, str]) -> ServerSpec:
+def _build(
+    path: Path | None, server: dict[str, Any], document: dict[str, Any], environ: Mapping[str, str]
+) -> ServerSpec:
     where = path.name if path else "command line"
     parent = path.parent if path else Path.cwd()
     name = server.get("name", path.stem if path else "workermand")
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ConfigError(f"{where}: server.name", f"found {name!r}", "expected letters, digits, . _ - (64 at most)")
-    given = {key: _optional_string(where, f"server.{key}", server.get(key)) for key in ("run_dir", "state_dir", "control_group")}
+    given = {
+        key: _optional_string(where, f"server.{key}", server.get(key))
+        for key in ("run_dir", "state_dir", "control_group")
+    }
     run_dir = places.run_dir(name, str(parent / given["run_dir"]) if given["run_dir"] else None, environ)
     state_dir = places.state_dir(name, str(parent / given["state_dir"]) if given["state_dir"] else None, environ)
     protocols = {
@@ -166,7 +171,9 @@ def _worker(where: str, name: str, table: dict[str, Any], run_dir: str, protocol
         raise ConfigError(f"{where}: {key}", "not a name", "expected letters, digits, . _ - (64 at most)")
     _check_keys(where, f"{key}.", table, WORKER_KEYS)
     if "handler" not in table:
-        raise ConfigError(f"{where}: {key}.handler", "missing", 'expected a module or class, as in "apps.echo" or "apps.chat:Chat"')
+        raise ConfigError(
+            f"{where}: {key}.handler", "missing", 'expected a module or class, as in "apps.echo" or "apps.chat:Chat"'
+        )
     table = dict(table)
     protocol = _optional_string(where, f"{key}.protocol", table.pop("protocol", None))
     uris = table.get("listen", [])
@@ -202,7 +209,9 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def _check_protocols(where: str, protocols: dict[str, str]) -> None:
     for scheme, target in protocols.items():
         if scheme in address.SCHEMES or not re.fullmatch(r"[a-z][a-z0-9]*", scheme):
-            raise ConfigError(f"{where}: protocols.{scheme}", "not a free scheme", "expected a new name, [a-z][a-z0-9]*")
+            raise ConfigError(
+                f"{where}: protocols.{scheme}", "not a free scheme", "expected a new name, [a-z][a-z0-9]*"
+            )
         if not MODULE.fullmatch(target) or ":" not in target:
             raise ConfigError(f"{where}: protocols.{scheme}", f'found "{target}"', 'expected "module:Class"')
 
@@ -214,7 +223,9 @@ def _check_addresses(where: str, workers: Mapping[str, WorkerSpec]) -> None:
             if listen.address in taken:
                 other = taken[listen.address]
                 also = "twice" if other == name else f"and so does worker.{other}"
-                raise ConfigError(f"{where}: worker.{name}.listen", f"listens on {listen.uri}, {also}", "give each its own address")
+                raise ConfigError(
+                    f"{where}: worker.{name}.listen", f"listens on {listen.uri}, {also}", "give each its own address"
+                )
             taken[listen.address] = name
 
 
@@ -260,7 +271,10 @@ def _mode(where: str, key: str, value: Any) -> int:
 
 
 def _show(value: Any) -> str:
-    return f'"{value}"' if isinstance(value, str) else {True: "true", False: "false"}.get(value, repr(value)) if isinstance(value, bool) else repr(value)
+    """As it stands in TOML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
 # ---------------------------------------------------------------------- conversion
@@ -287,7 +301,9 @@ def _without_units(where: str, key: str, table: dict[str, Any], kind: type[Any])
             number = values.seconds(value) if unit == "seconds" else values.size(value)
             if number is None:
                 example = '"30s", "1m30s", "500ms"' if unit == "seconds" else '"64KiB", "10MiB"'
-                raise ConfigError(f"{where}: {key}.{name}", f'found "{value}"', f"expected a number or a string such as {example}")
+                raise ConfigError(
+                    f"{where}: {key}.{name}", f'found "{value}"', f"expected a number or a string such as {example}"
+                )
             result[name] = number
     return result
 
@@ -305,7 +321,13 @@ def _explain(where: str, key: str, table: Any, kind: type[Any], message: str) ->
     path = [part for part in re.split(r"[.\[\]]+", at.strip("`")) if part]
     value = table
     for part in path:
-        value = value[int(part)] if isinstance(value, list) else value.get(part, value) if isinstance(value, dict) else value
+        value = (
+            value[int(part)]
+            if isinstance(value, list)
+            else value.get(part, value)
+            if isinstance(value, dict)
+            else value
+        )
     allowed = re.sub(r", got `.*`", "", expected).replace("Expected", "expected").replace("`", "")
     if path[-1:] == ["count"]:
         allowed = 'expected an integer of 1 or more, or "auto"'

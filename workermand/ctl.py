@@ -1,6 +1,7 @@
 """The command `workermanctl`: parse, ask the master, print. No logic: what it shows is the master's document.
 
-Data goes to stdout, messages to stderr. Exit codes: 0 fine, 1 failed or degraded, 2 usage, 3 not running, 4 no such worker.
+Data goes to stdout, messages to stderr. Exit codes: 0 fine, 1 failed or degraded, 2 usage, 3 not running, 4 no such
+worker.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ def _options(parser: argparse.ArgumentParser, *, top: bool) -> None:
     default = None if top else argparse.SUPPRESS
     parser.add_argument("-c", "--config", metavar="FILE", default=default, help="the daemon's TOML file")
     parser.add_argument("-s", "--socket", metavar="SOCKET", default=default, help="its control socket")
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", default=default, help="how long to wait for an answer")
+    parser.add_argument(
+        "--timeout", type=float, metavar="SECONDS", default=default, help="how long to wait for an answer"
+    )
 
 
 # ---------------------------------------------------------------------- verbs
@@ -136,7 +139,11 @@ def _scale(args: argparse.Namespace) -> int:
 
 def _version(args: argparse.Namespace) -> int:
     answer = _ask(args, "version")
-    print(json.dumps(answer) if args.json else f"workermand {answer['workermand']}, Python {answer['python']}, uvloop {answer['uvloop']}")
+    print(
+        json.dumps(answer)
+        if args.json
+        else f"workermand {answer['workermand']}, Python {answer['python']}, uvloop {answer['uvloop']}"
+    )
     return 0
 
 
@@ -226,7 +233,9 @@ def _receive(sock: socket.socket) -> bytes:
 
 def _connect(args: argparse.Namespace, patience: float) -> socket.socket:
     """The first live socket of the candidates; the best complaint when there is none."""
-    complaint = Failed("no workermand is running here; name its file with -c FILE, or its socket with -s SOCKET", NOT_RUNNING)
+    complaint = Failed(
+        "no workermand is running here; name its file with -c FILE, or its socket with -s SOCKET", NOT_RUNNING
+    )
     for path in _candidates(args):
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(patience)

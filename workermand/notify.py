@@ -10,7 +10,6 @@ from collections.abc import MutableMapping
 
 import sdnotify
 
-
 SEND_TIME = 1.0
 """Seconds that a notification may take before it is given up: systemd is not to hang the master."""
 

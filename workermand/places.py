@@ -76,7 +76,9 @@ def _make(path: str, key: str, mode: int = 0o755) -> None:
         if not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError(13, "it is not writable")
     except OSError as error:
-        raise ConfigError(key, f"cannot make or write {path}: {error.strerror}", "make room, or name another directory") from error
+        raise ConfigError(
+            key, f"cannot make or write {path}: {error.strerror}", "make room, or name another directory"
+        ) from error
 
 
 def _make_private(path: str, key: str) -> None:
@@ -86,7 +88,9 @@ def _make_private(path: str, key: str) -> None:
     except FileExistsError:
         info = os.lstat(path)
         if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o077:
-            raise ConfigError(key, f"{path} is not a private directory of ours", f"remove it, or set [server] run_dir") from None
+            raise ConfigError(
+                key, f"{path} is not a private directory of ours", "remove it, or set [server] run_dir"
+            ) from None
 
 
 # ---------------------------------------------------------------------- users
@@ -107,34 +111,39 @@ def check_users(where: str, spec: WorkerSpec) -> None:
             try:
                 pwd.getpwnam(name)
             except KeyError:
-                raise ConfigError(f"{where}.{key}", f'there is no user "{name}"', f"useradd --system {name}, or comment it out") from None
+                raise ConfigError(
+                    f"{where}.{key}", f'there is no user "{name}"', f"useradd --system {name}, or comment it out"
+                ) from None
     for key in ("group", "unix_group"):
         check_group(f"{where}.{key}", getattr(spec, key))
     me = pwd.getpwuid(os.geteuid()).pw_name
     if os.geteuid() != 0 and spec.user not in (None, me):
-        raise ConfigError(f"{where}.user", f'only root can run a worker as "{spec.user}"', f'start as root, comment it out, or write "{me}"')
+        raise ConfigError(
+            f"{where}.user",
+            f'only root can run a worker as "{spec.user}"',
+            f'start as root, comment it out, or write "{me}"',
+        )
 
 
 def verify_users(spec: ServerSpec) -> list[ConfigError]:
-    """Before the fork: can each worker's user read the interpreter and the handlers? Names the directory that is closed."""
+    """Before the fork: can each worker's user read the interpreter and the handlers? Names what is closed."""
     if os.geteuid() != 0:
         return []
-    problems = []
-    for worker in spec.workers.values():
-        if worker.user is None:
-            continue
-        user = pwd.getpwnam(worker.user)
-        gid = grp.getgrnam(worker.group).gr_gid if worker.group else user.pw_gid
-        groups = {gid, *os.getgrouplist(worker.user, gid)}
-        for wanted in (sys.prefix, *spec.app_path):
-            if closed := _closed_directory(Path(wanted), user.pw_uid, groups):
-                problems.append(
-                    ConfigError(
-                        f"worker.{worker.name}.user", f"{worker.user} cannot read {wanted}: {closed} is closed to it",
-                        f"chmod o+rx {closed}, or move it",
-                    )
-                )  # fmt: skip
-    return problems
+    return [problem for worker in spec.workers.values() if worker.user for problem in _unreadable(spec, worker)]
+
+
+def _unreadable(spec: ServerSpec, worker: WorkerSpec) -> Iterator[ConfigError]:
+    assert worker.user is not None
+    user = pwd.getpwnam(worker.user)
+    gid = grp.getgrnam(worker.group).gr_gid if worker.group else user.pw_gid
+    groups = {gid, *os.getgrouplist(worker.user, gid)}
+    for wanted in (sys.prefix, *spec.app_path):
+        if closed := _closed_directory(Path(wanted), user.pw_uid, groups):
+            yield ConfigError(
+                f"worker.{worker.name}.user",
+                f"{worker.user} cannot read {wanted}: {closed} is closed to it",
+                f"chmod o+rx {closed}, or move it",
+            )
 
 
 def _closed_directory(path: Path, uid: int, gids: set[int]) -> Path | None:

@@ -5,6 +5,7 @@ The master writes them plain (status.txt, the start banner); workermanctl shows 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +40,13 @@ def banner(spec: ServerSpec) -> str:
         for name, worker in spec.workers.items()
         for listen in [listen.uri for listen in worker.listen] or ["-"]
     ]
-    return plain(Table(f"workermand {spec.name}: {spec.file or 'from the command line'}", ("worker", "listen", "user", "count", "state"), rows))
+    return plain(
+        Table(
+            f"workermand {spec.name}: {spec.file or 'from the command line'}",
+            ("worker", "listen", "user", "count", "state"),
+            rows,
+        )
+    )
 
 
 def heading(document: dict[str, Any]) -> str:
@@ -47,9 +54,9 @@ def heading(document: dict[str, Any]) -> str:
     server = document["server"]
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(server["started"]))
     lines = [
-        f"workermand {server['version']}  {server['name']}  pid {server['pid']}  Python {server['python']}  uvloop {server['uvloop']}",
-        f"start time {started}  run {duration(server['uptime'])}  load {' '.join(f'{load:.2f}' for load in server['load'])}  "
-        f"generation {server['generation']}  {server['state']}",
+        "workermand {version}  {name}  pid {pid}  Python {python}  uvloop {uvloop}".format(**server),
+        f"start time {started}  run {duration(server['uptime'])}  load {' '.join(f'{load:.2f}' for load in server['load'])}",
+        "generation {generation}  {state}".format(**server),
         f"{len(document['workers'])} workers  {len(document['processes'])} processes",
     ]
     lines += [f"! {server['note']}"] if server["note"] else []
@@ -110,11 +117,8 @@ def size(number: float) -> str:
     """7 -> "7B", 1536 -> "1.5KB"."""
     if number < 1024:
         return f"{int(number)}B"
-    for unit in ("KB", "MB", "GB"):
-        number /= 1024
-        if number < 1024:
-            break
-    return f"{number:.1f}{unit}"
+    unit = min(int(math.log(number, 1024)), 4)
+    return f"{number / 1024**unit:.1f}{'BKMGT'[unit]}B"
 
 
 def duration(seconds: float) -> str:

@@ -21,7 +21,9 @@ UNITS = {"seconds": DURATION, "bytes": SIZE}
 
 
 def schema() -> dict[str, Any]:
-    _, components = msgspec.json.schema_components([WorkerSpec, LogSpec, ServerSpec], ref_template="#/definitions/{name}")
+    _, components = msgspec.json.schema_components(
+        [WorkerSpec, LogSpec, ServerSpec], ref_template="#/definitions/{name}"
+    )
     definitions = {name: _as_written(definition) for name, definition in components.items() if name != "ListenSpec"}
     worker = definitions.pop("WorkerSpec")
     server = definitions.pop("ServerSpec")

@@ -16,7 +16,7 @@ REFERENCE = re.compile(r"\$(?:\$|\{(env|file):([^}]*)\})|\$")
 
 
 def seconds(text: str) -> float | None:
-    """"1m30s" -> 90.0; None when it is no duration."""
+    """ "1m30s" -> 90.0; None when it is no duration."""
     text = text.strip()
     if re.fullmatch(r"\d+(\.\d+)?", text):
         return float(text)
@@ -26,7 +26,7 @@ def seconds(text: str) -> float | None:
 
 
 def size(text: str) -> int | None:
-    """"64KiB" -> 65536; None when it is no size."""
+    """ "64KiB" -> 65536; None when it is no size."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
     if match is None or match[2] not in BYTES:
         return None
@@ -34,8 +34,8 @@ def size(text: str) -> int | None:
 
 
 def interpolate(value: Any, environ: Mapping[str, str]) -> Any:
-    """Replaces ${env:NAME}, ${env:NAME:-default}, ${file:PATH} and $$ in every string of ``value``. Raises ValueError in
-    words for the operator."""
+    """Replaces ${env:NAME}, ${env:NAME:-default}, ${file:PATH} and $$ in every string of ``value``. Raises ValueError
+    in words for the operator."""
     if isinstance(value, str):
         return REFERENCE.sub(lambda match: _resolve(match, environ), value) if "$" in value else value
     if isinstance(value, list):

@@ -43,7 +43,8 @@ RELOADS = {
     "a lower count": (
         [worker(count=3)],
         [worker(count=1)],
-        ["open echo", "spawn echo#0", "awaitready echo#0", "commit", "handover echo#0", "retire echo#1", "retire echo#2"],
+        ["open echo", "spawn echo#0", "awaitready echo#0", "commit", "handover echo#0",
+         "retire echo#1", "retire echo#2"],
     ),
     "a higher count": (
         [worker(count=1)],

@@ -135,7 +135,8 @@ def test_a_first_child_that_fails_changes_nothing() -> None:
     crew = Crew(worker("a", count=2), worker("b"))
     before = {key: slot.current for key, slot in crew.all.items()}
     rollout = crew.reload(
-        worker("a", count=2), worker("b", listen=(ListenSpec(uri="tcp://127.0.0.1:9", transport="tcp", protocol="raw"),))
+        worker("a", count=2),
+        worker("b", listen=(ListenSpec(uri="tcp://127.0.0.1:9", transport="tcp", protocol="raw"),)),
     )
     assert not rollout.advance()
     crew.spawned[0].handle(Event.READY)

@@ -182,7 +182,11 @@ def passed(monkeypatch: pytest.MonkeyPatch, *given: tuple[str, socket.socket]) -
     for offset, (_name, sock) in enumerate(given):
         os.dup2(sock.fileno(), first + offset)
         sock.close()
-    return {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(given)), "LISTEN_FDNAMES": ":".join(n for n, _ in given)}
+    return {
+        "LISTEN_PID": str(os.getpid()),
+        "LISTEN_FDS": str(len(given)),
+        "LISTEN_FDNAMES": ":".join(n for n, _ in given),
+    }
 
 
 def test_sockets_from_systemd_are_taken_by_address_and_by_name(
@@ -196,7 +200,10 @@ def test_sockets_from_systemd_are_taken_by_address_and_by_name(
     sockets.offer(environ)
     assert not environ
     sockets.open(worker(tcp(address[1]), tcp(1)))
-    assert [share[1][0].getsockname() for share in sockets.share(worker(tcp(address[1]), tcp(1)), 0)] == [address, other]
+    assert [share[1][0].getsockname() for share in sockets.share(worker(tcp(address[1]), tcp(1)), 0)] == [
+        address,
+        other,
+    ]
     sockets.close_unclaimed()
     assert '"nobody"' in caplog.text
 

@@ -98,7 +98,9 @@ def main() -> int:
     parser.add_argument("--total", type=int, default=1000, help="connections in all (short)")
     args = parser.parse_args()
     tally, stop = Tally(), threading.Event()
-    client: Callable[[tuple[str, int], range, Tally, threading.Event], None] = {"short": short, "keepalive": keepalive}[args.kind]
+    client: Callable[[tuple[str, int], range, Tally, threading.Event], None] = {"short": short, "keepalive": keepalive}[
+        args.kind
+    ]
     each = args.total // args.clients
     threads = [
         threading.Thread(target=client, args=((args.host, args.port), range(n * each, (n + 1) * each), tally, stop))

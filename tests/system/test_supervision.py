@@ -49,7 +49,7 @@ def test_killed_children_take_only_their_own_connections_with_them(full: bool, e
         for pid in victims[: slots // 2]:
             os.kill(pid, signal.SIGKILL)
         for client in held:
-            name = "%s:%d" % client.getsockname()[:2]
+            name = "{}:{}".format(*client.getsockname()[:2])
             if owner[name] in victims[: slots // 2]:
                 client.settimeout(30)
                 try:
@@ -290,7 +290,9 @@ def test_the_master_is_one_thread_without_a_loop_or_a_handler() -> None:
     with running_server(config(count=2), files={"handler.py": ECHO}) as server:
         master = psutil.Process(server.pid)
         assert master.num_threads() == 1
-        kinds = sorted(os.readlink(f"/proc/{server.pid}/fd/{fd}").split(":")[0] for fd in os.listdir(f"/proc/{server.pid}/fd"))
+        kinds = sorted(
+            os.readlink(f"/proc/{server.pid}/fd/{fd}").split(":")[0] for fd in os.listdir(f"/proc/{server.pid}/fd")
+        )
         assert kinds.count("anon_inode") == 3, "one epoll, two pidfds: no loop"
         # listener, control, wakeup pair, two links, notify; pid file; 0, 1, 2
         assert kinds.count("socket") == 7, kinds

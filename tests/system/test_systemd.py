@@ -71,7 +71,9 @@ def box(installed: Box) -> Iterator[Box]:
     print(installed.journal("workermand*", since))
     installed.do("systemctl stop 'workermand*' && systemctl reset-failed")
     installed.do("systemctl disable --quiet workermand.service workermand.socket")
-    installed.do("rm -rf /etc/systemd/system/workermand*.d /etc/workermand/chat.toml /srv/workermand/apps")
+    installed.do(
+        "rm -rf /etc/systemd/system/workermand*.d /etc/workermand/chat.toml /srv/workermand/apps /run/workermand"
+    )
     installed.do(f"cp {ORIGINAL}/workers.toml {CONFIG} && cp -R {ORIGINAL}/apps /srv/workermand/apps")
     installed.do("systemctl daemon-reload")
 
@@ -126,6 +128,13 @@ def test_systemctl_and_workermanctl_tell_how_it_is(service: Box) -> None:
     report = status(service)
     assert report["server"]["pid"] == master(service)
     assert {row["pid"] for row in report["processes"]} == service.pids(UNIT) - {master(service)}
+
+
+def test_what_a_handler_prints_is_in_the_journal_at_once(box: Box) -> None:
+    edit(box, ECHO, r"^( +)connection\.send\(data\)", r"\1print('heard', data)\n\1connection.send(data)")
+    box.do(["systemctl", "start", UNIT])
+    assert say(box, "hello") == "hello"
+    assert re.search(r"^\[echo#\d \d+\] heard hello$", box.journal(UNIT), re.MULTILINE)
 
 
 def test_installing_again_keeps_what_was_edited(box: Box) -> None:

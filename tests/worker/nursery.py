@@ -7,6 +7,7 @@ each child ended. A test drives the children itself, over their links. Run as a 
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -74,6 +75,8 @@ def become(request: Request, fds: list[int], master_pid: int) -> None:
 def main(argv: list[Any]) -> None:
     # As the master does: its own handlers must not be the children's.
     log.setup(LogSpec())
+    gc.collect()
+    gc.freeze()
     signal.signal(signal.SIGHUP, lambda _signum, _frame: None)
     serve(socket.socket(fileno=int(argv[1])))
 

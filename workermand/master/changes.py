@@ -24,6 +24,7 @@ from workermand.master.control import Request
 from workermand.master.plan import Address
 from workermand.master.rollout import Rollout
 from workermand.master.slots import Slot
+from workermand.master.status import State
 from workermand.spec import ServerSpec, WorkerSpec
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Changes:
 
     def ask(self, kind: Kind, worker: str | None = None, number: int = 0, *, request: Request | None = None) -> None:
         """Queues an operation; ``request`` is answered at its end."""
-        if self._master.state is self._master.State.STOPPING:
+        if self._master.state is State.STOPPING:
             if request is not None:
                 request.fail("the daemon is stopping")
             return
@@ -228,4 +229,6 @@ def prepare(spec: ServerSpec) -> None:
 
 
 def _longest(spec: ServerSpec) -> float:
-    return MARGIN + sum(worker.count * (worker.timeouts.start + worker.timeouts.stop) for worker in spec.workers.values())
+    return MARGIN + sum(
+        worker.count * (worker.timeouts.start + worker.timeouts.stop) for worker in spec.workers.values()
+    )

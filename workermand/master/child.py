@@ -157,7 +157,7 @@ class Child:
     # ------------------------------------------------------------------ life
 
     def fork(self, listeners: Listeners, keep: Iterable[int]) -> None:
-        """Raises OSError when there is no process to be had. ``keep``: descriptors the child may have besides its own."""
+        """``keep``: descriptors the child may have besides its own. Raises OSError when there is none to be had."""
         self.holds = {sock.fileno() for _listen, socks in listeners for sock in socks}
         ours, theirs = Link.pair()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())

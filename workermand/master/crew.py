@@ -14,13 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 from workermand.errors import ExitCode
 from workermand.link import (
-    Adopt, Connections, Draining, LinkClosed, Listen, Message, Ready, Recycle, Server, Status, Unlisten, Words,
+    Adopt,
+    Connections,
+    Draining,
+    LinkClosed,
+    Listen,
+    Message,
+    Ready,
+    Recycle,
+    Server,
+    Status,
+    Unlisten,
+    Words,
 )  # fmt: skip
 from workermand.master.child import Child, Event, Phase
 from workermand.master.exits import Exits
 from workermand.master.extras import Extras
 from workermand.master.rollout import Failed
 from workermand.master.slots import Slot
+from workermand.master.status import State
 from workermand.spec import ServerSpec
 
 if TYPE_CHECKING:
@@ -147,9 +159,9 @@ class Crew:
         """Empty, and there may be a child in it."""
         if slot.current is not None or slot.incoming is not None or not self._wants(slot):
             return False
-        if self._master.state is self._master.State.STOPPING:
+        if self._master.state is State.STOPPING:
             return False
-        if self._master.state is self._master.State.STARTING and slot.worker not in self.proved:
+        if self._master.state is State.STARTING and slot.worker not in self.proved:
             return False
         # What is not reloadable never runs twice in one slot.
         return not slot.draining or self._master.spec.workers[slot.worker].reloadable
@@ -185,14 +197,14 @@ class Crew:
         self._unwatch(child)
         child.handle(Event.EXITED)
         slot.forget(child)
-        if self._master.state is self._master.State.STARTING and child.worker.name not in self.proved:
+        if self._master.state is State.STARTING and child.worker.name not in self.proved:
             self._failed_to_start(child, reason)
         elif unasked:
             self._schedule(slot, child)
         self.extras.sweep(self._slots.values())
 
     def _failed_to_start(self, child: Child, reason: str) -> None:
-        """At the first start systemd must see that a worker cannot work; later the old children or the back-off help."""
+        """At the first start systemd must see that a worker cannot work; later old children or the back-off help."""
         name = child.worker.name
         if any(c.phase is Phase.STARTING for c in self.children() if c.worker.name == name):
             return
@@ -205,12 +217,13 @@ class Crew:
             log.warning("%s: crash %d in a row, next start in %.1f s", slot, slot.crashes, delay)
 
     def _unwatch(self, child: Child) -> None:
-        if self._pidfds.pop(child.pidfd, None):
-            self._master.selector.unregister(child.pidfd)
+        del self._pidfds[child.pidfd]
+        self._master.selector.unregister(child.pidfd)
         self._forget_link(child)
 
     def _forget_link(self, child: Child) -> None:
-        if child.link is not None and self._links.pop(child.link.fileno(), None):
+        if child.link is not None and child.link.fileno() in self._links:
+            del self._links[child.link.fileno()]
             self._master.selector.unregister(child.link.fileno())
 
     # ------------------------------------------------------------------ what children say

@@ -56,7 +56,7 @@ class Exits:
 
 
 def reason_of(child: Child, *, out_of_memory: bool = False) -> str:
-    """"exit 0", "exit 250 (uncaught exception)", "SIGKILL (stop deadline)", "import failed", "requests limit" ..."""
+    """ "exit 0", "exit 250 (uncaught exception)", "SIGKILL (stop deadline)", "import failed", "requests limit" ..."""
     status = child.wait_status or 0
     if os.WIFSIGNALED(status):
         name = signal_name(os.WTERMSIG(status))

@@ -18,8 +18,8 @@ from workermand.errors import ConfigError
 from workermand.link import Listen, Listening, Unlisten
 from workermand.master.child import Child, Phase
 from workermand.master.plan import Address
-from workermand.master.sockets import Sockets
 from workermand.master.slots import Slot
+from workermand.master.sockets import Sockets
 from workermand.spec import ListenSpec
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,9 @@ def _allow(child: Child, listen: ListenSpec) -> None:
     where = f"worker.{child.worker.name}: listen()"
     if listen.transport != "unix" and listen.port < PRIVILEGED:
         raise ConfigError(
-            where, f"port {listen.port} is below {PRIVILEGED}", "name it under `listen` in the TOML, or take a higher one"
+            where,
+            f"port {listen.port} is below {PRIVILEGED}",
+            "name it under `listen` in the TOML, or take a higher one",
         )
     own = Path(child.server.run_dir, child.worker.name)
     if listen.transport == "unix" and own not in Path(os.path.normpath(listen.path)).parents:

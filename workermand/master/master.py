@@ -8,7 +8,6 @@ slot crew.py; what a reload does is plan.py, how it is done rollout.py, in which
 from __future__ import annotations
 
 import contextlib
-import enum
 import gc
 import logging
 import os
@@ -31,7 +30,7 @@ from workermand.master.crew import Crew
 from workermand.master.desk import Desk
 from workermand.master.run_dir import Outputs, PidFile, raise_descriptor_limit
 from workermand.master.sockets import AddressInUse, Sockets
-from workermand.master.status import Server
+from workermand.master.status import Server, State
 from workermand.notify import Notify
 from workermand.spec import ServerSpec
 
@@ -48,16 +47,8 @@ def main(spec: ServerSpec, reread: Callable[[], ServerSpec]) -> int:
         return ExitCode.FAILED if isinstance(error, AddressInUse) else ExitCode.CONFIG
 
 
-class State(enum.Enum):
-    STARTING = "starting"
-    RUNNING = "running"
-    STOPPING = "stopping"
-
-
 class Master:
     """The daemon: what its parts share, and the loop that drives them."""
-
-    State = State
 
     def __init__(self, spec: ServerSpec, reread: Callable[[], ServerSpec]) -> None:
         self.state = State.STARTING
@@ -70,7 +61,9 @@ class Master:
         self.desk = Desk(self)
         self._exit_code = int(ExitCode.OK)
         self._started = time.time()
-        self._ready_by: float | None = time.monotonic() + max((w.timeouts.start for w in spec.workers.values()), default=0)
+        self._ready_by: float | None = time.monotonic() + max(
+            (w.timeouts.start for w in spec.workers.values()), default=0
+        )
         """Until then READY waits for every child; afterwards one of each worker will do (None)."""
         self._next_ping = time.monotonic()
         self._stoppers: list[Request] = []

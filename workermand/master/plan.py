@@ -108,7 +108,7 @@ class Plan:
 
     @property
     def waits_for_restart(self) -> list[str]:
-        """What a reload tells its caller: 'state: a changed listen, handler takes effect with `workermanctl restart ...`'."""
+        """What a reload tells its caller."""
         return [
             f"{name}: the changed {', '.join(changed_deferred(self.workers[name], wanted))} waits for"
             f" `workermanctl restart {name}`"
@@ -214,5 +214,3 @@ def _close(running: Running, workers: Mapping[str, WorkerSpec]) -> Iterator[AnyS
     kept = {listen.address for spec in workers.values() for listen in spec.listen}
     for address in sorted(running.addresses - kept, key=str):
         yield Close(address)
-
-

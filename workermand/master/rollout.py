@@ -16,7 +16,19 @@ from workermand.errors import ConfigError
 from workermand.master.child import Child, Event, Phase
 from workermand.master.control import Request
 from workermand.master.plan import (
-    Address, AnyStep, AwaitReady, Close, Commit, End, Handover, Open, Plan, Refresh, Retire, SlotStep, Spawn,
+    Address,
+    AnyStep,
+    AwaitReady,
+    Close,
+    Commit,
+    End,
+    Handover,
+    Open,
+    Plan,
+    Refresh,
+    Retire,
+    SlotStep,
+    Spawn,
 )  # fmt: skip
 from workermand.master.slots import Slot
 from workermand.spec import ServerSpec

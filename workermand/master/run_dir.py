@@ -40,13 +40,17 @@ class PidFile:
             pid = os.read(self._fd, 32).decode(errors="replace").strip()
             os.close(self._fd)
             raise ConfigError(
-                where, f'"{self._name}" is running already, pid {pid}', "stop it, or give this one another [server] name"
+                where,
+                f'"{self._name}" is running already, pid {pid}',
+                "stop it, or give this one another [server] name",
             ) from None
         try:
             os.ftruncate(self._fd, 0)
             os.write(self._fd, f"{os.getpid()}\n".encode())
         except OSError as error:
-            raise ConfigError(where, f"cannot be written: {error.strerror}", "make room, or set [server] run_dir") from error
+            raise ConfigError(
+                where, f"cannot be written: {error.strerror}", "make room, or set [server] run_dir"
+            ) from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -95,7 +95,7 @@ class Sockets:
 
     def open(self, spec: WorkerSpec) -> list[Address]:
         """Opens what is not open of this worker's addresses and adjusts what is. Returns the addresses opened, for
-        the caller to close if its plan fails. Raises ConfigError (AddressInUse), with nothing of this call left open."""
+        the caller to close if its plan fails. Raises ConfigError (AddressInUse); nothing of this call is left open."""
         opened: list[Address] = []
         try:
             for listen in spec.listen:
@@ -211,7 +211,7 @@ def _is_bound_to(sock: socket.socket, listen: ListenSpec) -> bool:
 
 
 def holder(listen: ListenSpec) -> str:
-    """" by nginx (pid 812)", or "" when that cannot be known (another user's process)."""
+    """ " by nginx (pid 812)", or "" when that cannot be known (another user's process)."""
     import psutil  # only for this message  # noqa: PLC0415
 
     with contextlib.suppress(psutil.Error, OSError):
@@ -282,5 +282,3 @@ def _give_away(spec: WorkerSpec, listen: ListenSpec) -> None:
             f"worker.{spec.name}.listen", f"cannot set owner and mode of {listen.path}: {error.strerror}",
             "unix_user and unix_group need root",
         ) from error  # fmt: skip
-
-

@@ -8,6 +8,7 @@ docs/control.md.
 from __future__ import annotations
 
 import contextlib
+import enum
 import importlib.metadata
 import itertools
 import os
@@ -29,6 +30,14 @@ VERSION = 1
 ANSWER_TIME = 0.1
 """Seconds that children have to answer."""
 _numbers = itertools.count(1)
+
+
+class State(enum.Enum):
+    """Of the daemon; people are also told "reloading" and "degraded"."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
 
 
 @dataclass(eq=False)

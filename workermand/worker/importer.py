@@ -8,7 +8,6 @@ install() in the child, before the first import of a user's module.
 
 from __future__ import annotations
 
-import importlib
 import os
 import site
 import sys
@@ -16,6 +15,18 @@ import sysconfig
 from collections.abc import Sequence
 from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
 from types import CodeType
+
+
+_PATHS = sysconfig.get_paths()
+LIBRARIES = frozenset(
+    os.path.realpath(path)
+    for path in (
+        *(_PATHS[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")),
+        *site.getsitepackages(),
+        site.getusersitepackages(),
+    )
+)
+"""Where installed modules lie. Found once, before the fork."""
 
 
 class SourceOnlyLoader(SourceFileLoader):
@@ -29,29 +40,24 @@ class SourceOnlyLoader(SourceFileLoader):
 def install(app_path: Sequence[str]) -> None:
     """Puts ``app_path`` in front of the import path, source-only. Once per process."""
     roots = [os.path.realpath(root) for root in app_path]
-    libraries = _libraries()
+
+    def is_ours(path: str) -> bool:
+        """The nearest root that holds ``path`` says whose it is."""
+        real = os.path.realpath(path)
+        return max((root for root in (*roots, *LIBRARIES) if _is_below(real, root)), key=len, default="") in roots
 
     def hook(path: str) -> FileFinder:
-        """The nearest root that holds ``path`` says whose it is. ImportError: not ours, ask the next hook."""
-        real = os.path.realpath(path)
-        nearest = max((root for root in (*roots, *libraries) if _is_below(real, root)), key=len, default="")
-        if nearest not in roots or not os.path.isdir(real):
+        """ImportError says: ask the next hook."""
+        if not os.path.isdir(path) or not is_ours(path):
             raise ImportError
         return FileFinder(path, (ExtensionFileLoader, EXTENSION_SUFFIXES), (SourceOnlyLoader, SOURCE_SUFFIXES))
 
     sys.path[:0] = app_path
     sys.path_hooks.insert(0, hook)
-    # The master may have looked into these directories itself: `python -m workermand` puts the current one on the path.
-    sys.path_importer_cache.clear()
-    importlib.invalidate_caches()
-
-
-def _libraries() -> frozenset[str]:
-    paths = sysconfig.get_paths()
-    standard = [paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return frozenset(
-        os.path.realpath(path) for path in (*standard, *site.getsitepackages(), site.getusersitepackages())
-    )
+    # The master may have looked there itself: `python -m workermand` puts the current directory on the path. What it
+    # knows of other directories is kept: to free that would cost each child half a megabyte of memory of its own.
+    for path in filter(is_ours, list(sys.path_importer_cache)):
+        del sys.path_importer_cache[path]
 
 
 def _is_below(path: str, root: str) -> bool:

@@ -13,6 +13,7 @@ import pwd
 import signal
 
 PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def take_on(user: str | None, group: str | None) -> None:
@@ -38,8 +39,7 @@ def take_on(user: str | None, group: str | None) -> None:
 
 def die_with(master_pid: int) -> bool:
     """TERM for us when the master dies, however it does. False when it is dead already."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) != 0:
+    if LIBC.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) != 0:
         raise PermissionError(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}")
     return os.getppid() == master_pid
 
