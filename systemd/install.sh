@@ -30,9 +30,11 @@ need_root() {
 
 install_venv() {
     "$PYTHON" -m venv "$DESTDIR$VENV"
-    # A compiler's or a cache's droppings stay out of the tree: pip builds in a directory of its own.
+    # --use-pep517: the pip of Debian 12 would build sdnotify in a way that it itself warns about.
     "$DESTDIR$VENV/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --use-pep517 --upgrade .
-    on_this_system || grep -rlIF "$DESTDIR$VENV" "$DESTDIR$VENV/bin" "$DESTDIR$VENV/pyvenv.cfg" | xargs sed -i "s|$DESTDIR$VENV|$VENV|g"
+    # A venv names itself by its whole path: by the one it will have.
+    on_this_system || grep -rlIF "$DESTDIR$VENV" "$DESTDIR$VENV/bin" "$DESTDIR$VENV/pyvenv.cfg" |
+        xargs sed -i "s|$DESTDIR$VENV|$VENV|g"
     mkdir -p "$DESTDIR/usr/local/bin"
     for program in workermand workermanctl; do
         ln -sf "$VENV/bin/$program" "$DESTDIR/usr/local/bin/$program"
@@ -41,7 +43,8 @@ install_venv() {
 
 # The file of the source tree, for its new place: where the handlers are, and that workers do not run as root.
 installed_config() {
-    sed -e "s|^app_path = \[[^]]*\]|app_path = [\"${APPS%/apps}\"]|" -e 's|^# user = "nobody"$|user = "workermand"|' config/workers.toml
+    sed -e "s|^app_path = \[[^]]*\]|app_path = [\"${APPS%/apps}\"]|" \
+        -e 's|^# user = "nobody"$|user = "workermand"|' config/workers.toml
 }
 
 install_config() {
@@ -87,7 +90,11 @@ take_effect() {
     /lib/systemd/systemd-sysctl /etc/sysctl.d/60-workermand.conf ||
         say "the kernel's settings in /etc/sysctl.d/60-workermand.conf could not all be made"
     ! under_systemd || systemctl daemon-reload
-    say "installed; next: systemctl enable --now workermand"
+    if under_systemd && systemctl --quiet is-active workermand; then
+        say "installed; next: systemctl restart workermand"
+    else
+        say "installed; next: systemctl enable --now workermand"
+    fi
 }
 
 # remove_unless_changed WHAT ORIGINAL

@@ -159,8 +159,7 @@ atexit.register(confess)
 def test_a_live_master_has_no_loop_no_thread_and_no_handler(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(CONFESSION)
     handler = "def on_message(connection, data):\n    connection.send(data)\n"
-    env = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    with running_server("handler", files={"handler.py": handler}, env=env, count=2) as server:
+    with running_server("handler", files={"handler.py": handler}, env={"PYTHONPATH": str(tmp_path)}, count=2) as server:
         with server.connect() as client:
             client.sendall(b"hello\n")
             assert client.recv(100) == b"hello\n"

@@ -151,12 +151,17 @@ def test_it_may_be_stopped_in_the_middle() -> None:
 
 
 def test_a_failing_test_shows_the_output_and_ends_the_daemon(capfd: pytest.CaptureFixture[str]) -> None:
-    running = running_server("tells", files={"tells.py": TELLS})
-    server = running.__enter__()
-    server.wait_for("starting")
+    servers = []
+
+    def fail() -> None:
+        with running_server("tells", files={"tells.py": TELLS}) as server:
+            servers.append(server)
+            server.wait_for("starting")
+            raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError):
-        running.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
-    assert server.processes() == []
+        fail()
+    assert servers[0].processes() == []
     assert "starting main" in capfd.readouterr().err
 
 

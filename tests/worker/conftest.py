@@ -223,6 +223,12 @@ class Spawn:
             child.close()
 
 
+def ask(client: socket.socket, line: bytes) -> bytes:
+    """Sends, and gives what comes next."""
+    client.sendall(line)
+    return client.recv(65536)
+
+
 def bind(protocol: str) -> socket.socket:
     """A listening socket on a port of its own; "udp" is raw over udp, anything else that protocol over tcp."""
     sock = socket.socket(type=socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM)

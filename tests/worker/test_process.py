@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import pwd
 import re
-import signal
 import socket
 from pathlib import Path
 
 import pytest
 
-from tests.worker.conftest import Nursery, Spawn
+from tests.worker.conftest import Nursery, Spawn, ask
 from workermand.errors import ExitCode
 from workermand.link import Draining, LinkClosed, Ready, Words
 from workermand.spec import Timeouts
@@ -20,11 +18,6 @@ ECHO = """
 def on_message(connection, data):
     connection.send(data)
 """
-
-
-def ask(client: socket.socket, line: bytes) -> bytes:
-    client.sendall(line)
-    return client.recv(65536)
 
 
 # ---------------------------------------------------------------------- a life
@@ -211,155 +204,6 @@ def test_ten_edits_within_a_second_each_serve_the_newest_code(spawn: Spawn) -> N
     assert not list(spawn.directory.rglob("*.pyc"))
 
 
-# ---------------------------------------------------------------------- privileges
-
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can take on another user")
-WHO = """
-import ctypes, os
-def on_worker_start(worker):
-    signum = ctypes.c_int()
-    ctypes.CDLL(None).prctl(2, ctypes.byref(signum))
-    print("death:", signum.value, "umask:", os.umask(0o22))
-    print(os.getresuid(), os.getresgid(), sorted(os.getgroups()), os.environ["HOME"], os.environ["USER"])
-print("imported as", os.geteuid())
-"""
-
-
-@pytest.mark.real
-@as_root
-def test_another_user_is_taken_on_before_the_handler_is_imported(spawn: Spawn) -> None:
-    nobody = pwd.getpwnam("nobody")
-    child = spawn.ready(WHO, user="nobody")
-    child.stop()
-    uid, gid = nobody.pw_uid, nobody.pw_gid
-    groups = sorted(os.getgrouplist("nobody", gid))
-    assert child.lines() == [
-        f"imported as {uid}",
-        f"death: {int(signal.SIGTERM)} umask: 18",
-        f"{(uid,) * 3} {(gid,) * 3} {groups} {nobody.pw_dir} nobody",
-    ]
-
-
-@pytest.mark.real
-@as_root
-def test_a_group_besides_the_users_own(spawn: Spawn) -> None:
-    child = spawn.ready(WHO, user="nobody", group="daemon")
-    child.stop()
-    assert "(1, 1, 1)" in child.lines()[2]
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [({"user": "no-such-user"}, 'no user "no-such-user"'), ({"group": "no-such-group"}, 'no group "no-such-group"')],
-)
-def test_a_user_that_cannot_be_taken_on_is_fatal(spawn: Spawn, settings: dict[str, str], words: str) -> None:
-    child = spawn("print('imported')", **settings)
-    said = child.hear(Words)
-    assert said.reason == "privileges" and words in said.text
-    assert child.wait() == ExitCode.PRIVILEGES
-    assert child.output() == "", "nothing of the user's was imported"
-
-
-# ---------------------------------------------------------------------- signals
-
-
-def test_the_masters_signals_do_no_harm_and_are_not_ignored_by_subprocesses(spawn: Spawn) -> None:
-    code = """
-import asyncio, sys
-async def on_message(connection, data):
-    program = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=-1)
-    out, _ = await process.communicate()
-    connection.send(out.decode().strip())
-"""
-    child = spawn.ready(code, listen="text")
-    for signum in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        child.signal(signum)
-        child.signal(signum)
-    with child.connect() as client:
-        assert ask(client, b"x\n") == b"True\n"
-
-
-def test_term_drains_one_child(spawn: Spawn) -> None:
-    child = spawn.ready(ECHO + "\ndef on_worker_stop(worker): print('stop')\n", listen="text")
-    with child.connect() as client:
-        assert ask(client, b"x\n") == b"x\n"
-        child.signal(signal.SIGTERM)
-        assert child.hear(Draining) == Draining("TERM")
-        assert client.recv(100) == b""
-    assert child.wait() == 0
-    assert child.lines() == ["stop"]
-
-
-def test_term_reaches_a_blocked_child_once_it_returns(spawn: Spawn) -> None:
-    code = """
-import time
-def on_message(connection, data):
-    print("blocked")
-    end = time.monotonic() + 0.5
-    while time.monotonic() < end:
-        pass
-    connection.send("returned")
-"""
-    child = spawn.ready(code, listen="text")
-    with child.connect() as client:
-        client.sendall(b"x\n")
-        child.prints("blocked")
-        child.signal(signal.SIGTERM)
-        assert client.recv(100) == b"returned\n"
-        assert child.hear(Draining) == Draining("TERM")
-    assert child.wait() == 0
-
-
-def test_term_while_the_handler_is_imported_just_ends_it(spawn: Spawn) -> None:
-    child = spawn("import time\nprint('importing', flush=True)\ntime.sleep(1000)\n")
-    child.prints("importing")
-    child.signal(signal.SIGTERM)
-    assert child.wait() == -signal.SIGTERM
-
-
-def test_the_loop_is_the_users_too(spawn: Spawn) -> None:
-    code = """
-import asyncio, os, signal
-def on_worker_start(worker):
-    loop = asyncio.get_running_loop()
-    def alarm():
-        print("alarm")
-        loop.remove_signal_handler(signal.SIGALRM)
-        reader, writer = os.pipe()
-        loop.add_reader(reader, readable, reader)
-        os.write(writer, b"x")
-    def readable(reader):
-        loop.remove_reader(reader)
-        print("readable")
-    loop.add_signal_handler(signal.SIGALRM, alarm)
-    signal.setitimer(signal.ITIMER_REAL, 0.01)
-"""
-    child = spawn.ready(code)
-    child.prints("readable")
-    child.signal(signal.SIGTERM)
-    assert child.wait() == 0
-    assert child.lines() == ["alarm", "readable"]
-
-
-def test_abort_shows_where_it_is_blocked(spawn: Spawn) -> None:
-    code = """
-import time
-def dig_a_hole():
-    time.sleep(1000)
-def on_message(connection, data):
-    print("blocked")
-    dig_a_hole()
-"""
-    child = spawn.ready(code, listen="text")
-    with child.connect() as client:
-        client.sendall(b"x\n")
-        child.prints("blocked")
-        child.signal(signal.SIGABRT)
-        assert child.wait() == -signal.SIGABRT
-    assert "on_message" in child.output()
-
-
 # ---------------------------------------------------------------------- the master's death
 
 
@@ -383,9 +227,11 @@ def test_the_end_of_the_link_is_the_masters_end(spawn: Spawn) -> None:
     assert "the master is gone" in child.output() and "stop" in child.printed
 
 
-@pytest.mark.parametrize("blocked", ["time.sleep(1000)", "while True: pass"])
+@pytest.mark.parametrize(
+    "blocked", ["time.sleep(1000)", "while True: pass", "os.read(os.pipe()[0], 1)", "threading.Semaphore(0).acquire()"]
+)
 def test_not_even_a_blocked_child_outlives_its_master(spawn: Spawn, mortal: Nursery, blocked: str) -> None:
-    code = f"import time\ndef on_message(connection, data):\n    print('blocked')\n    {blocked}\n"
+    code = f"import os, threading, time\ndef on_message(connection, data):\n    print('blocked')\n    {blocked}\n"
     child = spawn(code, listen="text", nursery=mortal, timeouts=Timeouts(stop=0.1))
     child.hear(Ready)
     with child.connect() as client:

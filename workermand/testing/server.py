@@ -306,8 +306,8 @@ def _environment(directory: Path, env: Mapping[str, str]) -> dict[str, str]:
     for place in places.values():
         Path(place).mkdir(mode=0o755)
     package = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH", ""))))
-    return {**os.environ, "PYTHONPATH": path, **places, **env}
+    whole = {**os.environ, **places, **env}
+    return {**whole, "PYTHONPATH": os.pathsep.join(filter(None, (package, whole.get("PYTHONPATH", ""))))}
 
 
 def _address(listen: ListenSpec) -> Address:

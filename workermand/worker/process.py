@@ -12,7 +12,6 @@ import contextlib
 import faulthandler
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -25,7 +24,7 @@ from workermand.errors import ExitCode
 from workermand.link import Link, LinkClosed, Words
 from workermand.protocols import registry
 from workermand.spec import ServerSpec, WorkerSpec
-from workermand.worker import guard, handlers, importer, output, privileges, timer
+from workermand.worker import guard, handlers, importer, output, privileges, signals, timer
 from workermand.worker.guard import USERS
 from workermand.worker.runtime import Runtime, Sockets
 from workermand.worker.timer import Timers
@@ -33,8 +32,6 @@ from workermand.worker.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-HARMLESS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""Ctrl+C and `systemctl kill` reach the whole group: what they mean is the master's business."""
 FOR_THE_MASTER = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
@@ -53,12 +50,10 @@ def run(
     code = ExitCode.CRASHED
     try:
         flush = _become(worker, slot)
-        logger.debug("started, generation %d", generation)
+        logger.debug("generation %d", generation)
         code = _live(server, worker, slot, listeners, link, flush, master_pid)
     except BaseException as error:  # a bug of ours: user code is contained by guard
-        words = guard.last_words(error)
-        logger.critical("uncaught exception\n%s", words)
-        _say(link, Words("uncaught exception", words))
+        _say(link, Words("uncaught exception", guard.last_words(error)))
     finally:
         _end(code)
 
@@ -66,9 +61,8 @@ def run(
 def probe(server: ServerSpec, worker: WorkerSpec) -> str | None:
     """Whether this worker's user can import its handler and protocols: None, or what is wrong. Changes the process for
     good: for a throw-away child."""
-    os.environ.update(worker.env)
     try:
-        privileges.take_on(worker.user, worker.group)
+        _take_on(worker)
     except PermissionError as error:
         return str(error)
     made, _timers = _make(server, worker, 0)
@@ -94,7 +88,7 @@ def _live(
     master_pid: int,
 ) -> ExitCode:
     try:
-        privileges.take_on(spec.user, spec.group)
+        _take_on(spec)
         if not privileges.die_with(master_pid):
             return ExitCode.FAILED
     except PermissionError as error:
@@ -107,13 +101,13 @@ def _live(
         _say(link, Words("import failed", guard.last_words(error)))
         return ExitCode.LOAD_FAILED
     runtime = Runtime(server, worker, timers, link, flush)
-    _catch_term(runtime, worker.loop, master_pid)
+    signals.catch_term(runtime.terminate, master_pid)
     return runtime.run(sockets)
 
 
 def _become(worker: WorkerSpec, slot: int) -> Callable[[], None]:
     """Sheds what was the master's: signals, exit functions, environment; puts our name on every line of output."""
-    _reset_signals()
+    signals.reset()
     # What the master's modules have registered is the master's to run.
     atexit._clear()
     name = f"{worker.name}#{slot}"
@@ -123,34 +117,13 @@ def _become(worker: WorkerSpec, slot: int) -> Callable[[], None]:
     faulthandler.enable(file=2)
     for variable in FOR_THE_MASTER:
         os.environ.pop(variable, None)
-    os.environ.update(worker.env)
     return output.install()
 
 
-def _reset_signals() -> None:
-    """While the handler is imported TERM keeps its default: an import that hangs in C code could not be told
-    otherwise, and there is nothing yet to drain."""
-    for signum in signal.valid_signals():
-        if callable(signal.getsignal(signum)):
-            signal.signal(signum, signal.SIG_DFL)
-    for signum in HARMLESS:
-        # Not SIG_IGN: that would survive an exec into the user's subprocesses.
-        signal.signal(signum, lambda _signum, _frame: None)
-        signal.siginterrupt(signum, False)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def _catch_term(runtime: Runtime, loop: asyncio.AbstractEventLoop, master_pid: int) -> None:
-    """A plain handler and not the loop's: it runs between any two bytecodes, so that an orphan whose loop is blocked
-    by its user's code is still ended."""
-
-    def terminate(_signum: int, _frame: object) -> None:
-        if os.getppid() != master_pid:
-            runtime.arm_backstop()
-        loop.call_soon_threadsafe(runtime.leave, "TERM")
-
-    signal.signal(signal.SIGTERM, terminate)
-    signal.siginterrupt(signal.SIGTERM, False)
+def _take_on(spec: WorkerSpec) -> None:
+    """Raises PermissionError. What the TOML file says of the environment comes last: it may say HOME, too."""
+    privileges.take_on(spec.user, spec.group)
+    os.environ.update(spec.env)
 
 
 def _make(server: ServerSpec, spec: WorkerSpec, slot: int) -> tuple[Worker, Timers]:

@@ -65,7 +65,7 @@ class Runtime:
         loop = worker.loop
         self._worker = worker
         self._loop = loop
-        self._orders = Orders(loop, link, self._obey, self.orphaned)
+        self._orders = Orders(loop, link, self._obey, self._orphaned)
         self._listeners = Listeners(server, worker, self._orders, loop)
         self._drain = Drain(loop, worker, self._listeners, self._reload, self._left)
         self._janitor = Janitor(loop, worker, self._listeners, timers, self._orders.push, self._recycle, flush)
@@ -163,13 +163,19 @@ class Runtime:
 
     # ------------------------------------------------------------------ what the master says
 
-    def orphaned(self) -> None:
+    def _orphaned(self) -> None:
         """The master is gone, and nobody else ends us."""
         logger.error("the master is gone: stopping")
-        self.arm_backstop()
+        self._arm_backstop()
         self.leave("the master is gone")
 
-    def arm_backstop(self) -> None:
+    def terminate(self, orphaned: bool) -> None:
+        """TERM, in the middle of whatever runs now."""
+        if orphaned:
+            self._arm_backstop()
+        self._loop.call_soon_threadsafe(self.leave, "TERM")
+
+    def _arm_backstop(self) -> None:
         """Ends this process, with a traceback, even if its loop never turns again."""
         faulthandler.dump_traceback_later(self._worker.timeouts.stop + BACKSTOP, exit=True, file=2)
 

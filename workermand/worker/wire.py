@@ -2,9 +2,9 @@
 
     uvloop -> Wire.data_received -> Protocol.feed -> on_message -> Connection.send -> Protocol.encode -> transport.write
 
-Connection is what the handler holds; here is what moves. They are two objects because Connection checks what is assigned
-to it (an unknown ``on_*`` is an error), which costs 0.25 us an assignment: too much for counters that change with every
-message. What a message touches stands in slots, as bound callables; what is rare changes those callables and not a flag
+Connection is what the handler holds; here is what moves. They are two objects because Connection checks what is
+assigned to it (an unknown ``on_*`` is an error), which costs 0.25 us an assignment: too much for counters that change
+with every message. What a message touches stands in slots, as bound callables; what is rare changes those callables and not a flag
 that every message would have to look at: a closed connection delivers to ``_discard``, a paused one to ``_hold``, one
 with async callbacks to its inbox, and one whose input is over feeds ``_ignore``.
 
@@ -24,7 +24,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from workermand.errors import CloseReason, ProtocolError, SendError
-from workermand.protocols.base import Protocol
+from workermand.protocols.base import UNLIMITED, Protocol
 from workermand.worker.inbox import Inbox
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Wire(asyncio.Protocol):
     )
 
     connection: Connection
-    """Gone once it is lost: the two must not keep each other alive."""
+    """Gone once on_close has run: the two must not keep each other alive."""
     transport: asyncio.Transport
     write: Callable[[bytes], None]
     protocol: Protocol
@@ -126,7 +126,7 @@ class Wire(asyncio.Protocol):
         """What this turn has collected; None outside of a turn."""
         self.mark = NEVER
         """While bytes_written stays below it, send() may collect without a further look."""
-        self.max_send_buffer_size = worker.limits.send_buffer
+        self.max_send_buffer_size = worker.limits.send_buffer or UNLIMITED
         self.deliver = _discard
         self.held: list[Any] | None = None
         """Messages that wait for resume(), or for the end of the turn that swapped the protocol."""
@@ -145,8 +145,7 @@ class Wire(asyncio.Protocol):
 
     # ------------------------------------------------------------------ what uvloop calls
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
         self.write = transport.write
         transport.set_write_buffer_limits(high=0)
@@ -165,7 +164,8 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.bytes_read += len(data)
-        self.out = out = []
+        out: list[bytes] = []
+        self.out = out
         try:
             messages = self.feed(data)
         except BaseException as error:
@@ -220,23 +220,25 @@ class Wire(asyncio.Protocol):
         if self.linger is not None:
             self.linger.cancel()
         callbacks = self.connection.callbacks
-        if "on_close" in callbacks.asynchronous:
-            self.open_inbox().finish(callbacks.on_close)
-        self.worker.forget(self.number, reason)
+        waits = "on_close" in callbacks.asynchronous
         if self.listener is not None:
-            self.listener.ended(self.connection)
-        if "on_close" not in callbacks.asynchronous:
+            self.listener.ended(self.connection, still_closing=waits)
+        self.worker.forget(self.number, reason)
+        if not waits:
             self.fire("on_close")
+        elif callbacks.on_close is not None:
+            self.open_inbox().add("on_close", callbacks.on_close, self.connection)
         if self.inbox is None:
-            self.release()
+            self._release()
         else:
             self.inbox.wake()
 
-    def release(self) -> None:
-        """The last callback has run: nothing here keeps anything alive any more."""
+    def _release(self) -> None:
+        """The last callback has run: connection and wire must not keep each other alive."""
+        if self.listener is not None:
+            self.listener.closing.discard(self.connection)
         if self.protocol.wants_connection:
             self.protocol.connection = None  # type: ignore[attr-defined]
-        self.inbox = None
         del self.connection
 
     # ------------------------------------------------------------------ in
@@ -248,7 +250,7 @@ class Wire(asyncio.Protocol):
         if protocol.wants_connection:
             protocol.connection = self.connection  # type: ignore[attr-defined]
         if self.inbox is not None:
-            self.inbox.use(protocol)
+            self.inbox.bound_by(protocol)
 
     def swap(self, protocol: Protocol) -> None:
         """Another protocol from here on: it is fed what the former one has not consumed, or not delivered yet."""
@@ -298,6 +300,7 @@ class Wire(asyncio.Protocol):
         if self.status is not ESTABLISHED or callbacks.on_message is None:
             self.deliver = _discard
         elif self.inbox is not None:
+            self.inbox.use(callbacks)
             self.deliver = self.inbox.put
         elif self.paused or self.former is not None:
             self.deliver = self._hold
@@ -313,21 +316,24 @@ class Wire(asyncio.Protocol):
         return self.inbox
 
     def idle(self) -> bool:
-        """The inbox has nothing left. True: its task ends."""
+        """The inbox has nothing left to do. True: it is not needed any more."""
         if self.status is CLOSED:
-            self.release()
             return True
+        self.regulate()
         if self.protocol.stepwise and self.status is ESTABLISHED:
             self._feed(b"")
         if self.epilogue is not None:
             self.epilogue(b"")
-        if "on_message" in self.connection.callbacks.asynchronous or self.is_waiting_for_handler:
-            self.regulate()
-            return False
-        self.inbox = None
-        self.route()
-        self.regulate()
-        return True
+        return not ("on_message" in self.connection.callbacks.asynchronous or self.is_waiting_for_handler)
+
+    def lose(self, inbox: Inbox) -> None:
+        """Its task has ended: it was not needed any more, or somebody cancelled it."""
+        if self.inbox is inbox:
+            self.inbox = None
+            if self.status is CLOSED:
+                self._release()
+            else:
+                self.route()
 
     @property
     def is_waiting_for_handler(self) -> bool:
@@ -426,6 +432,15 @@ class Wire(asyncio.Protocol):
         else:
             self._collect(data)
         return None if self.transport.get_write_buffer_size() else True
+
+    def limit_send_buffer(self, size: int) -> None:
+        self.max_send_buffer_size = size
+        self.mark = NEVER
+
+    @property
+    def unsent(self) -> int:
+        """Bytes accepted that the kernel does not have yet."""
+        return self.transport.get_write_buffer_size() + sum(map(len, self.out or ()))
 
     def flush(self) -> None:
         """Writes what this turn has collected so far."""
@@ -565,7 +580,7 @@ class Wire(asyncio.Protocol):
 
     def _linger(self) -> None:
         seconds = self.connection.linger_timeout
-        self.linger = self.worker.loop.call_later(seconds, self.abort, self.close_reason)
+        self.linger = self.worker.loop.call_later(seconds, self.abort, self.close_reason or CloseReason.CLOSED)
 
     def _become(self, status: ConnectionStatus, reason: CloseReason) -> None:
         """The one way out of ESTABLISHED, and on from there."""
@@ -577,7 +592,7 @@ class Wire(asyncio.Protocol):
         self.held = self.former = self.ending = self.epilogue = None
         self.paused = False
         if self.inbox is not None:
-            self.inbox.clear()
+            self.inbox.take_back()
 
 
 def _reason_of(error: Exception | None) -> CloseReason:

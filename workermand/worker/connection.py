@@ -1,0 +1,317 @@
+"""Connection: what a handler holds of one client, over tcp or a unix socket.
+
+Its members are Workerman's TcpConnection in snake_case. The bytes move in wire.py; a Connection stays valid
+when it is closed, says why (``close_reason``) and refuses to send. Attributes of the user's own are free
+(``connection.uid = 7``); only ``on_*`` names are checked.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from workermand import address
+from workermand.errors import CloseReason
+from workermand.link import ConnectionRow
+from workermand.protocols import registry
+from workermand.protocols.base import UNLIMITED, Protocol, as_bytes
+from workermand.protocols.custom import adapt
+from workermand.worker.callbacks import Callbacks
+from workermand.worker.handlers import CONNECTION_CALLBACKS, unknown
+from workermand.worker.wire import ConnectionStatus, Wire
+
+if TYPE_CHECKING:
+    from workermand.worker.listener import Listener
+    from workermand.worker.worker import Worker
+
+__all__ = ["Connection", "ConnectionStatus"]
+
+
+class Connection:
+    """One client (Workerman's TcpConnection). Process: the child; thread: the one that runs the loop.
+
+    ``on_connect``, ``on_message(connection, data)``, ``on_close``, ``on_error(connection, code, message)``,
+    ``on_buffer_full`` and ``on_buffer_drain`` may be assigned, and hold for this connection alone; reading one gives
+    what is in force. Unknown ``on_*`` names raise AttributeError. Every other attribute is yours.
+    """
+
+    __slots__ = ("__dict__", "__weakref__", "callbacks", "context", "id", "wire", "worker")
+
+    linger_timeout: float = 1.0
+    """Seconds that end() waits for the peer's end."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        protocol: Protocol,
+        id: int,
+        listener: Listener | None = None,
+        callbacks: Callbacks | None = None,
+    ) -> None:
+        """Made by listener.py; ``wire`` is what the transport gets. Without ``callbacks`` the worker's are taken."""
+        put = object.__setattr__  # 0.2 us less for each than through the check
+        put(self, "worker", worker)
+        put(self, "id", id)
+        put(self, "context", None)
+        put(self, "callbacks", callbacks or Callbacks(worker.handlers))
+        put(self, "wire", Wire(self, worker, protocol, id, listener))
+
+    worker: Worker
+    id: int
+    """The number it got when it was accepted, counting from 1 in each process. It may be assigned; worker.connections
+    keeps the number."""
+    context: Any
+    """Yours; None at first."""
+    callbacks: Callbacks
+    """The runtime's."""
+    wire: Wire
+    """The runtime's."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("on_"):
+            object.__setattr__(self, "callbacks", self.callbacks.having(name, value))
+            if self.status is ConnectionStatus.ESTABLISHED:
+                self.wire.route()
+        else:
+            object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in CONNECTION_CALLBACKS:
+            return getattr(self.callbacks, name)
+        if name.startswith("on_"):
+            raise AttributeError(unknown(name))
+        raise AttributeError(f"{self!r} has no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id} from {self.get_remote_address()}, {self.status.name}>"
+
+    # ------------------------------------------------------------------ sending and closing
+
+    def send(self, data: Any, raw: bool = False) -> bool | None:
+        """Sends one message, str or bytes, or what the protocol encodes; ``raw``: the bytes as they are.
+
+        True: the kernel has it, or gets it together with all else that this callback sends, when it returns or awaits.
+        None: it waits in the send buffer for a slow client. False: it is dropped, because the buffer was full already
+        (get_send_buffer_size() >= max_send_buffer_size) or because the connection is closing or closed; send_fail is
+        counted and on_error told (SEND_FAIL). A message is taken whole as long as the buffer is not full, however much
+        it then exceeds it. Raises TypeError for what the protocol cannot encode.
+        """
+        wire = self.wire
+        if not raw:
+            data = wire.encode(data)
+        elif data.__class__ is not bytes:
+            data = as_bytes(data)
+        out = wire.out
+        if out is None or (size := wire.bytes_written + len(data)) > wire.mark:
+            return wire.accept(self, data)
+        wire.bytes_written = size
+        out.append(data)
+        return True
+
+    def close(self, data: Any = None, raw: bool = False) -> None:
+        """Sends ``data`` if given, then closes once all is sent; nothing more is read. on_close comes later, once. A
+        client that does not take what is unsent is cut off after timeouts.write_stall."""
+        self._say_goodbye(data, raw)
+        self.wire.close(CloseReason.CLOSED)
+
+    def end(self, data: Any = None, raw: bool = False) -> None:
+        """Like close(), but leaves it to the client to hang up: FIN after all is sent, then input is discarded for
+        ``linger_timeout`` seconds at most. A client that is sending still gets the last answer: close() would answer
+        its bytes with a reset, which can overtake it."""
+        self._say_goodbye(data, raw)
+        self.wire.close_lingering(CloseReason.CLOSED)
+
+    def destroy(self) -> None:
+        """Closes at once; what is unsent is lost. on_close follows in the loop's next turn."""
+        self.wire.abort(CloseReason.DESTROYED)
+
+    def _say_goodbye(self, data: Any, raw: bool) -> None:
+        if data is not None and self.status is ConnectionStatus.ESTABLISHED:
+            self.send(data, raw)
+
+    # ------------------------------------------------------------------ receiving
+
+    def pause_recv(self) -> None:
+        """on_message is not called any more until resume_recv(), and nothing is read: TCP slows the client down."""
+        self.wire.pause()
+
+    def resume_recv(self) -> None:
+        """Undoes pause_recv(). What had been read already is delivered before this returns."""
+        self.wire.resume()
+
+    def pipe(self, to: Connection, raw: bool = False) -> None:
+        """All that this one receives is sent ``to`` the other, and its end closes the other; it is not read while the
+        other's buffer is full. One way: a proxy calls it twice. Takes over on_message and on_close of this one,
+        on_buffer_full and on_buffer_drain of the other. ``raw``: not encoded by the other's protocol."""
+        self.on_message = lambda _source, data: to.send(data, raw)
+        self.on_close = lambda _source: to.close()
+        to.on_buffer_full = lambda _to: self.pause_recv()
+        to.on_buffer_drain = lambda _to: self.resume_recv()
+
+    @property
+    def protocol(self) -> Protocol:
+        """The object that parses and encodes for this connection.
+
+        Assigning swaps it: a name ("text"), a class (also one with Workerman's three functions) or an object of a
+        Protocol class. What the former one has not consumed, or this callback's turn not delivered yet, is fed to the
+        new one. An async handler swaps while more has been read: text then has lost the CR of line ends.
+        """
+        return self.wire.protocol
+
+    @protocol.setter
+    def protocol(self, protocol: str | type[Any] | Protocol) -> None:
+        if isinstance(protocol, str):
+            protocol = registry.resolve(protocol, {})
+        if isinstance(protocol, type):
+            made_of = protocol if issubclass(protocol, Protocol) else adapt(protocol, protocol.__name__)
+            protocol = made_of(self.max_package_size)
+        self.wire.swap(protocol)
+
+    @property
+    def max_package_size(self) -> int:
+        """Bytes; the longest message the client may send, limits.package at first. 0: no limit."""
+        limit = self.wire.protocol.max_package
+        return 0 if limit == UNLIMITED else limit
+
+    @max_package_size.setter
+    def max_package_size(self, limit: int) -> None:
+        self.wire.protocol.max_package = limit or UNLIMITED
+
+    # ------------------------------------------------------------------ who is there
+
+    def get_remote_ip(self) -> str:
+        """\"192.0.2.1" or "2001:db8::1", without brackets; an IPv4 client of an IPv6 socket has its IPv4 address. ""
+        for a unix socket."""
+        return _ip(self._name_of("peername"))
+
+    def get_remote_port(self) -> int:
+        """0 for a unix socket."""
+        return _port(self._name_of("peername"))
+
+    def get_remote_address(self) -> str:
+        """\"192.0.2.1:5555", "[2001:db8::1]:5555"; "unix" for a unix socket, whose clients have no name."""
+        return address.display(self._name_of("peername"))
+
+    def get_local_ip(self) -> str:
+        return _ip(self._name_of("sockname"))
+
+    def get_local_port(self) -> int:
+        return _port(self._name_of("sockname"))
+
+    def get_local_address(self) -> str:
+        """As get_remote_address(); the path of a unix socket."""
+        return address.display(self._name_of("sockname"))
+
+    def is_ipv4(self) -> bool:
+        return "." in self.get_remote_ip()
+
+    def is_ipv6(self) -> bool:
+        return ":" in self.get_remote_ip()
+
+    @property
+    def transport(self) -> str:
+        """\"tcp" or "unix"."""
+        return "tcp" if isinstance(self._name_of("sockname"), tuple) else "unix"
+
+    def _name_of(self, which: str) -> Any:
+        """What getpeername() or getsockname() said, also when the connection is closed."""
+        wire = self.wire
+        if wire.listener is not None and wire.listener.spec.transport == "unix":
+            return wire.listener.spec.path if which == "sockname" else ""
+        transport = getattr(wire, "transport", None)
+        return transport.get_extra_info(which) if transport is not None else None
+
+    # ------------------------------------------------------------------ how it is
+
+    @property
+    def status(self) -> ConnectionStatus:
+        return self.wire.status
+
+    @property
+    def close_reason(self) -> CloseReason | None:
+        """Why it ended, or ends; None while it lives."""
+        return self.wire.close_reason
+
+    @property
+    def bytes_read(self) -> int:
+        return self.wire.bytes_read
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes accepted for sending, those still in the send buffer included."""
+        return self.wire.bytes_written
+
+    @property
+    def max_send_buffer_size(self) -> int:
+        """Bytes; when so much is unsent the buffer is full. limits.send_buffer at first; 0: no limit."""
+        limit = self.wire.max_send_buffer_size
+        return 0 if limit == UNLIMITED else limit
+
+    @max_send_buffer_size.setter
+    def max_send_buffer_size(self, size: int) -> None:
+        self.wire.limit_send_buffer(size or UNLIMITED)
+
+    def get_send_buffer_size(self) -> int:
+        """Bytes accepted that the kernel does not have yet; those collected for the end of this callback count too."""
+        return self.wire.unsent
+
+    def get_recv_buffer_size(self) -> int:
+        """Bytes of an unfinished message."""
+        return self.wire.protocol.buffered
+
+    def buffer_is_empty(self) -> bool:
+        """Nothing is unsent."""
+        return not self.wire.unsent
+
+    # ------------------------------------------------------------------ for the runtime: drain, janitor, status
+
+    @property
+    def had_message(self) -> bool:
+        """The client has sent at least one message."""
+        return self.wire.had_message
+
+    @property
+    def between_messages(self) -> bool:
+        """Nothing is half read, nothing unsent, and no handler at work."""
+        return self.wire.is_between_messages and not self.wire.unsent
+
+    @property
+    def is_waiting_for_handler(self) -> bool:
+        """An async handler is at work, or has messages waiting."""
+        return self.wire.is_waiting_for_handler
+
+    def finish(self, reason: CloseReason) -> None:
+        """Closes it, lingering, as soon as it has had a message and is between two; all is sent first."""
+        self.wire.finish(reason)
+
+    def close_lingering(self, reason: CloseReason) -> None:
+        """What end() does, for a reason of the runtime's."""
+        self.wire.close_lingering(reason)
+
+    def abort(self, reason: CloseReason) -> None:
+        """What destroy() does, for a reason of the runtime's."""
+        self.wire.abort(reason)
+
+    def row(self) -> ConnectionRow:
+        """Its line of `workermanctl connections`."""
+        return ConnectionRow(
+            id=self.wire.number,
+            transport=self.transport,
+            protocol=self.protocol.name,
+            ipv4=self.is_ipv4(),
+            ipv6=self.is_ipv6(),
+            recv_queue=self.get_recv_buffer_size(),
+            send_queue=self.get_send_buffer_size(),
+            bytes_read=self.bytes_read,
+            bytes_written=self.bytes_written,
+            status=self.status.name,
+            local=self.get_local_address(),
+            remote=self.get_remote_address(),
+        )
+
+
+def _ip(name: Any) -> str:
+    return address.plain_ip(name[0]) if isinstance(name, tuple) else ""
+
+
+def _port(name: Any) -> int:
+    return int(name[1]) if isinstance(name, tuple) else 0

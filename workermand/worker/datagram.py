@@ -1,0 +1,269 @@
+"""UDP: one socket, many peers. Each datagram is a message, and its connection is the way back to the sender.
+
+There is no on_connect and no on_close: UDP knows neither. A raw datagram goes to on_message as it is; with a protocol a
+fresh object of it reads each one, and what is left over is dropped, as is a datagram that breaks the protocol (counted
+by its reason). Async handlers run side by side, as many as limits.inbox.messages; then nothing is read, and the kernel
+drops what its buffer cannot hold: that is UDP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+from workermand import address
+from workermand.errors import CloseReason, ProtocolError, SendError
+from workermand.protocols.base import Protocol, as_bytes
+from workermand.protocols.raw import Raw
+from workermand.spec import ListenSpec
+from workermand.worker.callbacks import Source
+from workermand.worker.handlers import Handlers
+from workermand.worker.listener import State
+
+if TYPE_CHECKING:
+    from workermand.worker.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+BATCH = 32
+"""Datagrams read in one go."""
+LONGEST = 65_535
+"""Bytes of a datagram, at the most."""
+
+
+class UdpConnection:
+    """The sender of a datagram (Workerman's UdpConnection). Process: the child; thread: the one that runs the loop."""
+
+    __slots__ = ("_listener", "_peer", "_sock", "context", "protocol", "worker")
+
+    id = 0
+    """All have the same: there are no connections to count."""
+
+    def __init__(self, listener: DatagramListener, sock: socket.socket, peer: Any, protocol: Protocol) -> None:
+        self.worker = listener.worker
+        self.protocol = protocol
+        self.context: Any = None
+        """Yours; None at first."""
+        self._listener = listener
+        self._sock = sock
+        self._peer = peer
+
+    def __repr__(self) -> str:
+        return f"<UdpConnection from {self.get_remote_address()}>"
+
+    def send(self, data: Any, raw: bool = False) -> bool | None:
+        """Sends one datagram to the sender; ``raw``: not encoded by the protocol.
+
+        True: the kernel has it. None: there was nothing to send. False: the kernel refused it (its buffer is full, or
+        the datagram too long); send_fail is counted and on_error told (SEND_FAIL).
+        """
+        data = as_bytes(data) if raw else self.protocol.encode(data)
+        if not data:
+            return None
+        try:
+            self._sock.sendto(data, self._peer)
+        except BlockingIOError:
+            return self._failed("send buffer full and drop package")
+        except OSError as error:
+            return self._failed(error.strerror or str(error))
+        return True
+
+    def close(self, data: Any = None, raw: bool = False) -> None:
+        """Sends ``data`` if given. Nothing is closed: the socket serves all other senders too."""
+        if data is not None:
+            self.send(data, raw)
+
+    def get_remote_ip(self) -> str:
+        """Without brackets; an IPv4 sender to an IPv6 socket has its IPv4 address."""
+        return address.plain_ip(self._peer[0])
+
+    def get_remote_port(self) -> int:
+        return int(self._peer[1])
+
+    def get_remote_address(self) -> str:
+        """With its port; an IPv6 address in brackets."""
+        return address.display(self._peer)
+
+    def get_local_ip(self) -> str:
+        return self._listener.spec.host
+
+    def get_local_port(self) -> int:
+        return self._listener.spec.port
+
+    def get_local_address(self) -> str:
+        return address.display((self._listener.spec.host, self._listener.spec.port))
+
+    def is_ipv4(self) -> bool:
+        return "." in self.get_remote_ip()
+
+    def is_ipv6(self) -> bool:
+        return ":" in self.get_remote_ip()
+
+    def _failed(self, why: str) -> bool:
+        self.worker.stats.send_fail += 1
+        self._listener.call("on_error", self, SendError.SEND_FAIL, why)
+        return False
+
+
+class DatagramListener:
+    """Process: the child; thread: the one that runs the loop."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        spec: ListenSpec,
+        socks: list[socket.socket],
+        factory: Callable[[int], Protocol],
+        callbacks: Handlers | None = None,
+    ) -> None:
+        """Takes the sockets over. ``factory`` makes the object that reads a datagram, given limits.package;
+        ``callbacks``: the worker's by default."""
+        self.worker = worker
+        self.spec = spec
+        self._factory = factory
+        self._raw = Raw(worker.limits.package) if factory is Raw else None
+        self._source = Source(callbacks or worker.handlers)
+        self._state = State.NEW
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._socks: list[socket.socket] = []
+        self.add_sockets(socks)
+
+    @property
+    def paused(self) -> bool:
+        """Not reading for now."""
+        return self._state is State.PAUSED or self._is_full
+
+    @property
+    def pending(self) -> int:
+        """Async handlers at work."""
+        return len(self._tasks)
+
+    def start(self) -> None:
+        self._become(State.ACCEPTING)
+
+    def pause(self) -> None:
+        """Reads no more until resume()."""
+        self._become(State.PAUSED)
+
+    def resume(self) -> None:
+        self._become(State.ACCEPTING)
+
+    def stop(self) -> None:
+        """For good. Handlers at work may still answer."""
+        self._become(State.STOPPED)
+        self._maybe_close()
+
+    def add_sockets(self, socks: list[socket.socket]) -> None:
+        """More sockets of the same address (reuse_port)."""
+        for sock in socks:
+            sock.setblocking(False)
+        self._socks += socks
+        self._regulate()
+
+    def call(self, name: str, connection: UdpConnection, *args: object) -> None:
+        """Runs a callback, if there is one; what it raises is reported."""
+        callbacks = self._source.now()
+        callback = getattr(callbacks, name)
+        if callback is None:
+            return
+        try:
+            result = callback(connection, *args)
+        except BaseException as error:
+            self.worker.failed(name, connection, error)  # type: ignore[arg-type]
+            return
+        if name in callbacks.asynchronous:
+            task = asyncio.Task(self._finish(name, connection, result), loop=self.worker.loop)
+            self._tasks.add(task)
+            task.add_done_callback(self._finished)
+            if self._is_full:
+                self._regulate()
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._tasks) >= self.worker.limits.inbox.messages
+
+    def _become(self, state: State) -> None:
+        if self._state is not State.STOPPED:
+            self._state = state
+            self._regulate()
+
+    def _regulate(self) -> None:
+        loop = self.worker.loop
+        reading = self._state is State.ACCEPTING and not self._is_full
+        for sock in self._socks:
+            if reading:
+                loop.add_reader(sock.fileno(), self._readable, sock)
+            else:
+                loop.remove_reader(sock.fileno())
+
+    def _maybe_close(self) -> None:
+        if self._state is State.STOPPED and not self._tasks:
+            for sock in self._socks:
+                sock.close()
+            self._socks.clear()
+
+    async def _finish(self, name: str, connection: UdpConnection, handler: Coroutine[Any, Any, object]) -> None:
+        try:
+            await handler
+        except BaseException as error:
+            self.worker.failed(name, connection, error)  # type: ignore[arg-type]
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        was_full = self._is_full
+        self._tasks.discard(task)
+        if was_full:
+            self._regulate()
+        self._maybe_close()
+
+    # ------------------------------------------------------------------ a datagram comes
+
+    def _readable(self, sock: socket.socket) -> None:
+        for _ in range(BATCH):
+            if self._is_full or self._state is not State.ACCEPTING:
+                return
+            try:
+                data, peer = sock.recvfrom(LONGEST)
+            except (BlockingIOError, InterruptedError):  # another child was faster
+                return
+            except OSError as error:  # what an ICMP message reported of an earlier answer
+                logger.debug("reading from %s: %s", self.spec.uri, error)
+                continue
+            self.worker.stats.total_request += 1
+            if self._raw is not None:
+                self.call("on_message", UdpConnection(self, sock, peer, self._raw), data)
+            else:
+                self._parse(data, sock, peer)
+
+    def _parse(self, data: bytes, sock: socket.socket, peer: Any) -> None:
+        try:
+            protocol = self._factory(self.worker.limits.package)
+        except Exception as error:
+            self.worker.failed(f"a datagram on {self.spec.uri}", None, error)
+            return
+        connection = UdpConnection(self, sock, peer, protocol)
+        if protocol.wants_connection:
+            protocol.connection = connection  # type: ignore[attr-defined]
+        while messages := self._feed(connection, data):
+            for message in messages:
+                self.call("on_message", connection, message)
+            if not protocol.stepwise:
+                return
+            data = b""
+
+    def _feed(self, connection: UdpConnection, data: bytes) -> Sequence[Any]:
+        try:
+            return connection.protocol.feed(data)
+        except ProtocolError as error:
+            return self._violated(connection, error, error.close_reason, error.messages)
+        except BaseException as error:
+            return self._violated(connection, error, CloseReason.PROTOCOL_ERROR, ())
+
+    def _violated(
+        self, connection: UdpConnection, error: BaseException, reason: CloseReason, good: Sequence[Any]
+    ) -> Sequence[Any]:
+        self.worker.stats.closed[reason] += 1
+        logger.info("datagram from %s: %s", connection.get_remote_address(), error, exc_info=error.__cause__)
+        return good
