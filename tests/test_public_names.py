@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import tomli
 
 import workermand
 
@@ -41,8 +40,3 @@ def test_importing_the_package_loads_none_of_it() -> None:
     code = "import sys, workermand; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert not [name for name in done.stdout.split() if name.startswith(("workermand.", "asyncio", "uvloop"))]
-
-
-def test_the_version_is_the_projects() -> None:
-    project = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert workermand.__version__ == project["version"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from workermand.errors import ProtocolError
@@ -68,10 +69,10 @@ def _check_part(make: Callable[[], Protocol], head: bytes, messages: Sequence[An
     feed_all(again, head)
     buffered = again.buffered
     rest = again.detach()
-    how = _how(protocol, [head])
-    assert len(rest) == buffered, f"{how}: detach gives {len(rest)} bytes of {buffered} buffered"
-    assert head.endswith(rest), f"{how}: detach gives bytes that were not fed: {reprlib.repr(rest)}"
-    assert again.buffered == 0, f"{how}: something is buffered after detach"
+    how = partial(_how, protocol, [head])
+    assert len(rest) == buffered, f"{how()}: detach gives {len(rest)} bytes of {buffered} buffered"
+    assert head.endswith(rest), f"{how()}: detach gives bytes that were not fed: {reprlib.repr(rest)}"
+    assert again.buffered == 0, f"{how()}: something is buffered after detach"
     with contextlib.suppress(ProtocolError):
         before += protocol.feed_eof()
     _equal(before, messages[: len(before)], protocol, [head, b"(eof)"])
@@ -104,8 +105,9 @@ def _splits(wire: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _equal(got: Sequence[Any], expected: Sequence[Any], protocol: Protocol, pieces: list[bytes]) -> None:
-    how = _how(protocol, pieces)
-    assert list(got) == list(expected), f"{how}: got {reprlib.repr(got)}, expected {reprlib.repr(expected)}"
+    if list(got) != list(expected):
+        wanted = f"got {reprlib.repr(got)}, expected {reprlib.repr(expected)}"
+        raise AssertionError(f"{_how(protocol, pieces)}: {wanted}")
 
 
 def _how(protocol: Protocol, pieces: list[bytes]) -> str:

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
 from types import CodeType
 
-
 _PATHS = sysconfig.get_paths()
 LIBRARIES = frozenset(
     os.path.realpath(path)

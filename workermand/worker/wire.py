@@ -573,9 +573,10 @@ class Wire(asyncio.Protocol):
             return
         if self.feed is not _ignore and not (self.had_message and self.is_between_messages):
             return
-        if self.ending is CloseReason.PEER_CLOSED:
+        over = self.feed is _ignore
+        if over and (self.ending is CloseReason.PEER_CLOSED or not self.unsent):
             self.close(self.ending)
-        else:
+        else:  # the last answer is on its way, and the client may still be sending
             self.close_lingering(self.ending)
 
     def _linger(self) -> None:
