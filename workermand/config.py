@@ -13,7 +13,7 @@ import re
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import tomli
@@ -21,6 +21,8 @@ import tomli
 from workermand import address, places, values
 from workermand.errors import ConfigError
 from workermand.spec import LogSpec, ServerSpec, Spec, WorkerSpec
+
+S = TypeVar("S", bound=Spec)
 
 TOP = ("server", "protocols", "defaults", "worker")
 SERVER_KEYS = ("name", "app_path", "run_dir", "state_dir", "include", "log", "control_group")
@@ -280,7 +282,7 @@ def _show(value: Any) -> str:
 # ---------------------------------------------------------------------- conversion
 
 
-def _convert(where: str, key: str, table: dict[str, Any], kind: type[Any]) -> Any:
+def _convert(where: str, key: str, table: dict[str, Any], kind: type[S]) -> S:
     plain = _without_units(where, key, table, kind)
     try:
         return msgspec.convert(plain, kind, strict=True)

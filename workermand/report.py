@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,15 +22,15 @@ class Table:
 
 
 def plain(table: Table) -> str:
-    """Columns aligned by spaces; a number's column to the right."""
-    rows = [list(table.columns), *(list(row) for row in table.rows)]
-    widths = [max(len(row[index]) for row in rows) for index in range(len(table.columns))]
-    right = [all(_is_figure(row[index]) for row in table.rows) and bool(table.rows) for index in range(len(widths))]
-    lines = [
-        "  ".join(cell.rjust(width) if to_right else cell.ljust(width) for cell, width, to_right in zip(row, widths, right, strict=True))
-        for row in rows
-    ]  # fmt: skip
-    return "\n".join([*filter(None, [table.title]), *(line.rstrip() for line in lines)])
+    """Columns aligned by spaces; figures to the right."""
+    columns = [list(column) for column in zip(table.columns, *table.rows, strict=True)]
+    aligned = []
+    for cells in columns:
+        width = max(map(len, cells))
+        figures = len(cells) > 1 and all(map(_is_figure, cells[1:]))
+        aligned.append([cell.rjust(width) if figures else cell.ljust(width) for cell in cells])
+    lines = ["  ".join(row).rstrip() for row in zip(*aligned, strict=True)]
+    return "\n".join([*filter(None, [table.title]), *lines])
 
 
 def banner(spec: ServerSpec) -> str:
@@ -40,22 +40,18 @@ def banner(spec: ServerSpec) -> str:
         for name, worker in spec.workers.items()
         for listen in [listen.uri for listen in worker.listen] or ["-"]
     ]
-    return plain(
-        Table(
-            f"workermand {spec.name}: {spec.file or 'from the command line'}",
-            ("worker", "listen", "user", "count", "state"),
-            rows,
-        )
-    )
+    title = f"workermand {spec.name}: {spec.file or 'from the command line'}"
+    return plain(Table(title, ("worker", "listen", "user", "count", "state"), rows))
 
 
 def heading(document: dict[str, Any]) -> str:
     """The lines above the tables: start time, run time, load, and the note."""
     server = document["server"]
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(server["started"]))
+    load = " ".join(f"{figure:.2f}" for figure in server["load"])
     lines = [
         "workermand {version}  {name}  pid {pid}  Python {python}  uvloop {uvloop}".format(**server),
-        f"start time {started}  run {duration(server['uptime'])}  load {' '.join(f'{load:.2f}' for load in server['load'])}",
+        f"start time {started}  run {duration(server['uptime'])}  load {load}",
         "generation {generation}  {state}".format(**server),
         f"{len(document['workers'])} workers  {len(document['processes'])} processes",
     ]
@@ -77,19 +73,6 @@ def status_tables(document: dict[str, Any]) -> list[Table]:
     rows = [_process(process, uss) for process in document["processes"]]
     rows.append(_summary(document["processes"], uss))
     return [*tables, Table("processes", columns, rows)]
-
-
-def connection_table(document: dict[str, Any]) -> Table:
-    """Workerman's connection status."""
-    columns = ("pid", "worker", "id", "trans", "protocol", "ipv4", "ipv6", "recv-q", "send-q", "bytes-r", "bytes-w", "status",
-               "local address", "foreign address")  # fmt: skip
-    rows = [
-        (str(row["pid"]), row["worker"], str(row["id"]), row["transport"], row["protocol"], str(int(row["ipv4"])), str(int(row["ipv6"])),
-         size(row["recv_queue"]), size(row["send_queue"]), size(row["bytes_read"]), size(row["bytes_written"]), row["status"],
-         row["local"], row["remote"])
-        for row in document["connections"]
-    ]  # fmt: skip
-    return Table("connections", columns, rows)
 
 
 def _process(row: dict[str, Any], uss: bool) -> list[str]:
@@ -125,3 +108,20 @@ def duration(seconds: float) -> str:
     """90061 -> "1 days 1 hours 1 minutes"."""
     minutes = int(seconds) // 60
     return f"{minutes // 1440} days {minutes // 60 % 24} hours {minutes % 60} minutes"
+
+
+CONNECTION_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "pid": ("pid", str), "worker": ("worker", str), "id": ("id", str), "trans": ("transport", str),
+    "protocol": ("protocol", str), "ipv4": ("ipv4", lambda yes: str(int(yes))),
+    "ipv6": ("ipv6", lambda yes: str(int(yes))), "recv-q": ("recv_queue", size),
+    "send-q": ("send_queue", size), "bytes-r": ("bytes_read", size),
+    "bytes-w": ("bytes_written", size), "status": ("status", str), "local address": ("local", str),
+    "foreign address": ("remote", str),
+}  # fmt: skip
+"""Heading -> key of the document, and how it is shown."""
+
+
+def connection_table(document: dict[str, Any]) -> Table:
+    """Workerman's connection status."""
+    rows = [tuple(show(row[key]) for key, show in CONNECTION_COLUMNS.values()) for row in document["connections"]]
+    return Table("connections", tuple(CONNECTION_COLUMNS), rows)

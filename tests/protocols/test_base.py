@@ -118,6 +118,10 @@ def test_delimited_however_it_is_cut() -> None:
     check_protocol(Crlf, [(b"a\r\n", [b"a"]), (b"\r\n\r\nb\rb\nb\r\n", [b"", b"", b"b\rb\nb"]), (b"\r\r\n", [b"\r"])])
 
 
+def test_a_package_is_its_own_message_unless_decode_says_otherwise() -> None:
+    assert Crlf().decode(b"x") == b"x"
+
+
 def test_a_delimiter_that_overlaps_itself_is_found_from_the_left() -> None:
     check_protocol(Overlapping, [(b"a\n\n\nb\n\n", [b"a", b"\nb"]), (b"\n\n", [b""])])
 

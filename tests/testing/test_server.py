@@ -91,6 +91,12 @@ def test_a_file_where_it_is(tmp_path: Path) -> None:
         assert ask(server) == "first"
 
 
+def test_a_toml_text_may_have_its_own_app_path() -> None:
+    text = '[worker.main]\nhandler = "tells"\n[server]\napp_path = ["handlers"]\n'
+    with running_server(text, files={"handlers/tells.py": TELLS}) as server:
+        server.wait_for("starting main")
+
+
 def test_a_changed_handler_is_reloaded() -> None:
     with running_server("tells", files={"tells.py": TELLS}) as server:
         (server.directory / "tells.py").write_text(TELLS.replace('"first"', '"second"'))
@@ -113,6 +119,13 @@ def test_one_that_is_not_ready_in_time_is_killed() -> None:
     slow = "import threading\nthreading.Event().wait()\n"
     with pytest.raises(ServerFailed, match="not ready"), running_server("slow", files={"slow.py": slow}, timeout=2):
         pass
+
+
+def test_one_that_does_not_end_in_time_is_killed() -> None:
+    with pytest.raises(ServerFailed, match="still running"), running_server("apps.echo") as server:
+        os.kill(server.pid, signal.SIGSTOP)
+        server.timeout = 0.2
+    assert server.processes() == []
 
 
 def test_what_is_not_printed_is_waited_for_in_vain() -> None:

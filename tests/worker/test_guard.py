@@ -81,7 +81,21 @@ def test_an_exception_that_nobody_awaits_is_reported(guarded: Guarded) -> None:
         gc.collect()
 
     guarded.run(main())
-    assert [str(error) for _where, error in guarded.failures] == ["nobody looks"]
+    ((where, error),) = guarded.failures
+    assert str(error) == "nobody looks"
+    assert where.startswith("task ") and where.endswith("broken, which nobody awaited")
+
+
+def test_a_future_that_nobody_awaits_is_reported(guarded: Guarded) -> None:
+    async def main() -> None:
+        future = asyncio.get_running_loop().create_future()
+        future.set_exception(ValueError("refused"))
+        del future
+        gc.collect()
+
+    guarded.run(main())
+    ((where, error),) = guarded.failures
+    assert (where, str(error)) == ("something that nobody awaited", "refused")
 
 
 def test_an_exit_in_a_task_group_ends_as_a_group(guarded: Guarded) -> None:
@@ -143,7 +157,8 @@ def test_an_exception_in_a_bare_callback_is_reported(guarded: Guarded) -> None:
         await asyncio.sleep(0.001)
 
     guarded.run(main())
-    assert isinstance(guarded.failures[0][1], ZeroDivisionError)
+    ((where, error),) = guarded.failures
+    assert isinstance(error, ZeroDivisionError) and where == "a callback of the event loop"
 
 
 def test_a_task_cancelled_before_it_began_warns_of_nothing(guarded: Guarded) -> None:

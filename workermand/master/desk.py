@@ -147,7 +147,7 @@ class Desk:
         self._master.changes.ask("scale", name, count, request=request)
 
     def _check(self, name: object) -> None:
-        if name not in self._master.spec.workers:
+        if not isinstance(name, str) or name not in self._master.spec.workers:
             raise ControlError(f"no worker {name!r}; there are {', '.join(self._master.spec.workers)}", NO_SUCH_WORKER)
 
 

@@ -51,7 +51,7 @@ class Master:
     """The daemon: what its parts share, and the loop that drives them."""
 
     def __init__(self, spec: ServerSpec, reread: Callable[[], ServerSpec]) -> None:
-        self.state = State.STARTING
+        self.state: State = State.STARTING
         self.selector = selectors.EpollSelector()
         self.notify = Notify(os.environ)
         self.outputs = Outputs()
@@ -208,7 +208,7 @@ class Master:
 
     def _visible_state(self) -> str:
         if self.state is not State.RUNNING:
-            return self.state.value
+            return str(self.state.value)
         if self.changes.reloading:
             return "reloading"
         return "degraded" if self.changes.half_done or self.crew.missing() else "running"

@@ -34,10 +34,8 @@ class Callbacks:
         self._decide()
 
     def having(self, name: str, callback: Callback | None) -> Callbacks:
-        """The same but for one. Raises AttributeError for an unknown name, LoadError for what cannot be called so."""
+        """The same but for one. Raises LoadError for what cannot be called so."""
         check(name, callback)
-        if name not in CONNECTION_CALLBACKS:
-            raise AttributeError(f"{name} belongs to the worker: a connection has {', '.join(CONNECTION_CALLBACKS)}")
         other = Callbacks(self)
         setattr(other, name, callback)
         other._decide()

@@ -26,6 +26,19 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "ConnectionStatus"]
 
 
+class _Callback:
+    """An ``on_*`` of a connection: what is in force, or, once assigned, its own."""
+
+    def __set_name__(self, owner: type[Connection], name: str) -> None:
+        self._name = name
+
+    def __get__(self, connection: Connection, owner: type[Connection]) -> Any:
+        return getattr(connection.callbacks, self._name)
+
+    def __set__(self, connection: Connection, callback: Any) -> None:
+        connection.take_over(self._name, callback)
+
+
 class Connection:
     """One client (Workerman's TcpConnection). Process: the child; thread: the one that runs the loop.
 
@@ -35,6 +48,13 @@ class Connection:
     """
 
     __slots__ = ("__dict__", "__weakref__", "callbacks", "context", "id", "wire", "worker")
+
+    on_connect = _Callback()
+    on_message = _Callback()
+    on_close = _Callback()
+    on_error = _Callback()
+    on_buffer_full = _Callback()
+    on_buffer_drain = _Callback()
 
     linger_timeout: float = 1.0
     """Seconds that end() waits for the peer's end."""
@@ -67,19 +87,14 @@ class Connection:
     """The runtime's."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name.startswith("on_"):
-            object.__setattr__(self, "callbacks", self.callbacks.having(name, value))
-            if self.status is ConnectionStatus.ESTABLISHED:
-                self.wire.route()
-        else:
-            object.__setattr__(self, name, value)
-
-    def __getattr__(self, name: str) -> Any:
-        if name in CONNECTION_CALLBACKS:
-            return getattr(self.callbacks, name)
-        if name.startswith("on_"):
+        if name.startswith("on_") and name not in CONNECTION_CALLBACKS:
             raise AttributeError(unknown(name))
-        raise AttributeError(f"{self!r} has no attribute {name!r}")
+        object.__setattr__(self, name, value)
+
+    if TYPE_CHECKING:  # no such method: with one, every attribute of a connection would be looked up the slow way
+
+        def __getattr__(self, name: str) -> Any:
+            """Attributes of the user's own."""
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} from {self.get_remote_address()}, {self.status.name}>"
@@ -263,6 +278,12 @@ class Connection:
         return not self.wire.unsent
 
     # ------------------------------------------------------------------ for the runtime: drain, janitor, status
+
+    def take_over(self, name: str, callback: Any) -> None:
+        """An ``on_*`` is assigned. Raises LoadError for what cannot be called as this one."""
+        self.callbacks = self.callbacks.having(name, callback)
+        if self.status is ConnectionStatus.ESTABLISHED:
+            self.wire.route()
 
     @property
     def had_message(self) -> bool:

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 RELOAD_TIME = 1.0
 """Seconds for on_worker_reload."""
-LINGER = 0.3
+LINGER = 0.2
 """Seconds beyond the deadline for the last bytes; the master kills a second after it."""
-ACCEPT_TIME = 0.02
-"""Seconds between looks at connections whose accept is under way."""
+PENDING_TIME = 0.02
+"""Seconds between looks at connections whose accept, or whose on_close, is under way."""
 
 STRICTNESS: dict[StopHow, int] = {"retire": 0, "drain": 1, "fast": 2}
 
@@ -67,6 +67,7 @@ class Drain:
         self._reason = ""
         self._deadline: float | None = None
         self._alarm: asyncio.TimerHandle | None = None
+        self._next_look: asyncio.TimerHandle | None = None
 
     @property
     def is_asked(self) -> bool:
@@ -121,6 +122,7 @@ class Drain:
 
     def _press(self) -> None:
         """Tells every connection what ``how`` asks of it."""
+        self._next_look = None
         for connection in list(self._worker.connections.values()):
             if self._how == "drain":
                 connection.finish(CloseReason.DRAINED)
@@ -132,7 +134,7 @@ class Drain:
         if self.done.done():
             return
         if self._listeners.pending:
-            self._loop.call_later(ACCEPT_TIME, self._press)
+            self._next_look = self._next_look or self._loop.call_later(PENDING_TIME, self._press)
         elif not self._worker.connections:
             self.done.set_result(None)
 
@@ -152,7 +154,7 @@ class Drain:
         """on_close runs for the last of them, and then it is over, even if one will not go."""
         for connection in list(self._worker.connections.values()):
             connection.abort(CloseReason.DRAIN_DEADLINE)
-        self._loop.call_later(ACCEPT_TIME, self._end)
+        self._loop.call_later(PENDING_TIME, self._end)
 
     def _end(self) -> None:
         if not self.done.done():

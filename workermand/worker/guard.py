@@ -25,6 +25,7 @@ USERS = (Exception, *EXITS)
 """What to catch around a call into user code."""
 
 OUR_FILES = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
+BARE_CALLBACK = "a callback of the event loop"
 
 
 class ExitInTask(RuntimeError):
@@ -80,10 +81,20 @@ def install(loop: asyncio.AbstractEventLoop, failed: Failed) -> None:
         if error is None:
             loop.default_exception_handler(context)
         else:
-            failed(context.get("message") or "the event loop", None, error)
+            failed(_where(context), None, error)
 
     loop.set_task_factory(task_factory)
     loop.set_exception_handler(handle)
+
+
+def _where(context: dict[str, Any]) -> str:
+    """asyncio's context in our words."""
+    future = context.get("future")
+    if isinstance(future, asyncio.Task):
+        return f"task {getattr(future.get_coro(), '__qualname__', future.get_name())}, which nobody awaited"
+    if future is not None:
+        return "something that nobody awaited"
+    return BARE_CALLBACK if "handle" in context else str(context.get("message"))
 
 
 def run_until(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], failed: Failed) -> None:
@@ -93,7 +104,7 @@ def run_until(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], fail
         try:
             loop.run_forever()
         except EXITS as error:
-            failed("a callback of the event loop", None, error)
+            failed(BARE_CALLBACK, None, error)
 
 
 async def call(callback: Callable[..., Any], *arguments: Any) -> None:

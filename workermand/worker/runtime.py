@@ -45,7 +45,7 @@ from workermand.worker.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-STOP_TIME = 0.5
+STOP_TIME = 0.4
 """Seconds that on_worker_stop has at least, even beyond the deadline: the master kills a second after it."""
 CANCEL_TIME = 0.1
 """Seconds for the tasks that are still at work when everything else has ended."""
