@@ -2,7 +2,7 @@
 
     [worker.clock]
     handler = "apps.clock"
-    options = { every = 60 }     # seconds
+    options = { every = 10 }     # seconds
 
 With `count = 2` there are two processes and each prints: what must happen once is done where `worker.id` is 0.
 """
@@ -13,7 +13,7 @@ from workermand import Timer, Worker
 
 
 def on_worker_start(worker: Worker) -> None:
-    Timer.add(worker.options.get("every", 60), tell, (worker,))
+    Timer.add(worker.options.get("every", 10), tell, (worker,))
 
 
 def tell(worker: Worker) -> None:

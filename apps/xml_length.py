@@ -1,6 +1,6 @@
 """The manual's first example of a protocol: ten ASCII digits, the length of all of it, and then XML.
 
-0000000052<request><module>user</module></request>...
+0000000050<request><module>user</module></request>
 
 [worker.xml]
 listen = "tcp://127.0.0.1:2354"

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from workermand import address
 from workermand.errors import ConfigError
@@ -23,6 +27,9 @@ def parse(uri: str, protocol: str | None = None) -> ListenSpec:
         ("jsonnl://127.0.0.1:7", None, ("tcp", "jsonnl", "127.0.0.1", 7, "")),
         ("unix:///tmp/a.sock", None, ("unix", "raw", "", 0, "/tmp/a.sock")),
         ("unix://a.sock", "apps.x:Y", ("unix", "apps.x:Y", "", 0, "/run/x/a.sock")),
+        ("unix://a/../b.sock", "jsonnl", ("unix", "jsonnl", "", 0, "/run/x/b.sock")),
+        ("unix:///" + "x" * 106, None, ("unix", "raw", "", 0, "/" + "x" * 106)),
+        ("udp://0.0.0.0:1", "text", ("udp", "text", "0.0.0.0", 1, "")),
     ],
 )
 def test_taken_apart(uri: str, protocol: str | None, expected: tuple[object, ...]) -> None:
@@ -36,11 +43,19 @@ def test_taken_apart(uri: str, protocol: str | None, expected: tuple[object, ...
     [
         ("0.0.0.0:2347", None, "expected scheme://host:port"),
         ("txt://0.0.0.0:2347", None, 'unknown scheme "txt"; did you mean "text"?'),
-        ("gopher://0.0.0.0:70", None, "there are frame, jsonnl, tcp, text, udp, unix, and those under"),
+        ("gopher://0.0.0.0:70", None, "there are frame, jsonnl, tcp, text, udp, unix, and those of [protocols]"),
         ("text://0.0.0.0", None, "expected host:port"),
         ("text://0.0.0.0:0", None, "found port 0; expected 1 to 65535"),
         ("text://0.0.0.0:65536", None, "found port 65536"),
         ("text://0.0.0.0:x", None, "expected host:port"),
+        ("text://0.0.0.0:999999999999", None, "expected host:port"),
+        ("text://0.0.0.0:\u0661", None, "expected host:port"),
+        ("text://0.0.0.0:1\n", None, "expected host:port"),
+        ("text://:1", None, '"" is not an IP address'),
+        ("text://[::1:1", None, "expected host:port"),
+        ("text://[fe80::1%eth0]:1", None, "an address of one interface only"),
+        ("://0.0.0.0:1", None, "expected scheme://host:port"),
+        ("unix://a\0b", None, "names no file"),
         ("text://::1:2347", None, "IPv6 goes in brackets"),
         ("text://[127.0.0.1]:2347", None, "brackets are for IPv6"),
         ("text://example.com:2347", None, '"example.com" is not an IP address'),
@@ -57,6 +72,32 @@ def test_refused_in_words(uri: str, protocol: str | None, words: str) -> None:
     assert str(refused.value).startswith("worker.echo.listen: ")
 
 
+@pytest.mark.parametrize("protocol", ["raw", "text", "frame", "jsonnl", "apps.x:Y", "x:Y"])
+def test_protocols(protocol: str) -> None:
+    address.check_protocol("worker.echo.protocol", protocol, ["jsonnl"])
+
+
+@pytest.mark.parametrize(
+    ("protocol", "words"),
+    [
+        ("txt", 'found "txt", expected "raw", "text", "frame", "jsonnl", or "module:Class"; did you mean "text"?'),
+        ("udp", 'found "udp", expected "raw", "text", "frame", "jsonnl", or "module:Class"'),
+        ("apps/x.py:Y", '"module:Class"'),
+        ("", '"module:Class"'),
+    ],
+)
+def test_protocols_that_cannot_be(protocol: str, words: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        address.check_protocol("worker.echo.protocol", protocol, ["jsonnl"])
+    assert words in str(refused.value)
+
+
+@given(st.text(alphabet="tcpudpunixext:/[]0123456789.%\0 é"))
+def test_any_text_is_an_address_or_a_complaint(uri: str) -> None:
+    with contextlib.suppress(ConfigError):
+        assert parse(uri).uri == uri
+
+
 def test_the_protocol_is_no_part_of_the_address() -> None:
     assert parse("text://127.0.0.1:1").address == parse("frame://127.0.0.1:1").address
     assert parse("udp://127.0.0.1:1").address != parse("tcp://127.0.0.1:1").address
@@ -69,6 +110,7 @@ def test_the_protocol_is_no_part_of_the_address() -> None:
         (("::ffff:192.0.2.1", 80, 0, 0), "192.0.2.1:80"),
         (("2001:db8::1", 80, 0, 0), "[2001:db8::1]:80"),
         ("/run/a.sock", "/run/a.sock"),
+        (b"\0abstract", "\0abstract"),
         ("", "unix"),
     ],
 )

@@ -66,7 +66,7 @@ def part_of(module: str) -> str:
 
 def imports(module: str) -> Iterator[tuple[int, str]]:
     """(line, imported module), those for the type checker alone left out. What comes from the package itself, a public
-    name, is "workermand"."""
+    name, is "workermand"; its version is everybody's."""
     tree = ast.parse(MODULES[module].read_text())
     for node in at_run_time(tree):
         if isinstance(node, ast.Import):
@@ -76,6 +76,8 @@ def imports(module: str) -> Iterator[tuple[int, str]]:
             base = str(node.module)
             for alias in node.names:
                 name = f"{base}.{alias.name}"
+                if name == "workermand.__version__":
+                    continue
                 yield node.lineno, name if name in MODULES else base
 
 

@@ -1,218 +1,457 @@
-# ruff: noqa: E501 - a complaint and its cause stand on one line
-"""TOML in, ServerSpec or a complaint out."""
+"""TOML in, a ServerSpec or a complaint out."""
+
+# ruff: noqa: E501 - a complaint stands beside its cause
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from workermand import config
+from workermand import config, places
 from workermand.errors import ConfigError
 from workermand.spec import Inbox, Keepalive, Limits, ListenSpec, LogSpec, ServerSpec, Timeouts, WorkerSpec
 
-ENVIRON = {"RUNTIME_DIRECTORY": "/run/rt", "STATE_DIRECTORY": "/var/st"}
-ECHO_URI = "text://127.0.0.1:2347"
+ENVIRON = {"RUNTIME_DIRECTORY": "/run/rt", "STATE_DIRECTORY": "/var/st", "PORT": "2347"}
 ECHO = '[worker.echo]\nlisten = "text://127.0.0.1:2347"\nhandler = "apps.echo"\n'
+SHIPPED = Path(__file__).parents[1] / "config" / "workers.toml"
+
+Load = Callable[..., ServerSpec]
 
 
 @pytest.fixture
-def load(tmp_path: Path) -> Any:
+def load(tmp_path: Path) -> Load:
+    """Loads a text as workers.toml; keywords are files beside it in conf.d."""
+
     def read(text: str, **more: str) -> ServerSpec:
-        for name, content in more.items():
-            path = tmp_path / "conf.d" / f"{name}.toml"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(content)
         file = tmp_path / "workers.toml"
         file.write_text(text)
+        (tmp_path / "conf.d").mkdir(exist_ok=True)
+        for name, content in more.items():
+            (tmp_path / "conf.d" / f"{name}.toml").write_text(content)
         return config.load(str(file), ENVIRON)
 
     return read
 
 
-def test_the_least_there_can_be(load: Any, tmp_path: Path) -> None:
-    spec = load(ECHO)
-    assert spec.name == "workers" and spec.file == str(tmp_path / "workers.toml")
-    assert (spec.run_dir, spec.state_dir) == ("/run/rt/workers", "/var/st/workers")
-    assert spec.app_path == (str(tmp_path),)
-    assert spec.workers == {
-        "echo": WorkerSpec(
-            name="echo", handler="apps.echo",
-            listen=(ListenSpec(uri=ECHO_URI, transport="tcp", protocol="text", host="127.0.0.1", port=2347),),
-        )
-    }  # fmt: skip
-
-
-def test_every_key(load: Any, tmp_path: Path) -> None:
-    spec = load("""
-        [server]
-        name = "chat"
-        app_path = ["..", "/srv/apps"]
-        run_dir = "run"
-        state_dir = "/var/lib/x"
-        log = {level = "debug", format = "json", file = "log", stdout_file = "/tmp/out"}
-        [protocols]
-        line = "apps.line:Line"
-        [defaults]
-        count = 3
-        timeouts = {idle = "1m"}
-        [worker.a]
-        listen = ["tcp://127.0.0.1:1", "unix://a.sock"]
-        protocol = "text"
-        handler = "apps.chat:Chat"
-        count = "auto"
-        reloadable = false
-        reuse_port = true
-        unix_mode = "0600"
-        backlog = 7
-        env = {A = "1"}
-        options = {deep = {er = [1, "x"]}}
-        timeouts = {start = 1, stop = "2s", write_stall = "3s", busy = 0.5}
-        keepalive = {idle = "10s", interval = "5s", count = 3}
-        tcp_nodelay = false
-        [worker.a.limits]
-        connections = 5
-        per_ip = 2
-        accept_rate = 9
-        package = "1KiB"
-        send_buffer = 100
-        inbox = {messages = 3, bytes = "2KiB"}
-        requests = 1000
-        memory = "1GiB"
-        [worker.b]
-        handler = "apps.b"
-        """)
-    a, b = spec.workers["a"], spec.workers["b"]
-    assert (spec.name, spec.run_dir, spec.state_dir) == ("chat", str(tmp_path / "run"), "/var/lib/x")
-    assert spec.app_path == (str(tmp_path.parent), "/srv/apps")
-    assert spec.log == LogSpec(level="debug", format="json", file=str(tmp_path / "log"), stdout_file="/tmp/out")
-    assert [listen.path or listen.port for listen in a.listen] == [1, str(tmp_path / "run" / "a.sock")]
-    assert {listen.protocol for listen in a.listen} == {"text"}
-    assert a.count == len(os.sched_getaffinity(0)) and b.count == 3
-    assert (a.reloadable, a.reuse_port, a.unix_mode, a.backlog, a.tcp_nodelay) == (False, True, 0o600, 7, False)
-    assert a.options == {"deep": {"er": [1, "x"]}} and a.env == {"A": "1"}
-    assert a.limits == Limits(connections=5, per_ip=2, accept_rate=9, package=1024, send_buffer=100,
-                              inbox=Inbox(messages=3, bytes=2048), requests=1000, memory=2**30)  # fmt: skip
-    assert a.timeouts == Timeouts(start=1, stop=2, idle=60, write_stall=3, busy=0.5)
-    assert b.timeouts == Timeouts(idle=60)
-    assert a.keepalive == Keepalive(idle=10, interval=5, count=3)
-
-
-COMPLAINTS = {
-    "[worker.echo]\nhandler = 'a'\ncuont = 1": 'workers.toml: worker.echo.cuont: unknown key; did you mean "count"?',
-    "[worker.echo]\nhandler = 'a'\nlimits = {pakage = 1}": 'worker.echo.limits.pakage: unknown key; did you mean "package"?',
-    "[wroker.echo]\nhandler = 'a'": 'workers.toml: wroker: unknown key; did you mean "worker"?',
-    "[server]\nappath = []\n" + ECHO: 'server.appath: unknown key; did you mean "app_path"?',
-    "[server]\nlog = {levle = 'info'}\n" + ECHO: 'server.log.levle: unknown key; did you mean "level"?',
-    "[server]\nlog = {level = 'loud'}\n" + ECHO: 'server.log.level: found "loud"',
-    "[server]\nlog = 'x'\n" + ECHO: 'server.log: found "x"; expected a table',
-    "[server]\nname = 'a b'\n" + ECHO: "server.name: found 'a b'",
-    "[server]\nrun_dir = 7\n" + ECHO: "server.run_dir: found 7; expected a string",
-    "[server]\napp_path = [7]\n" + ECHO: "server.app_path: found [7]; expected a list of strings",
-    "[server]\ncontrol_group = 'no-such-group'\n" + ECHO: 'server.control_group: there is no group "no-such-group"',
-    "[worker.echo]\nlisten = 'text://127.0.0.1:1'": "worker.echo.handler: missing",
-    "[worker.echo]\nhandler = 'apps/echo.py'": 'worker.echo.handler: found "apps/echo.py"; expected "module"',
-    ECHO + "count = 'three'": 'worker.echo.count: found "three", expected an integer of 1 or more, or "auto"',
-    ECHO + "count = 0": "worker.echo.count: found 0, expected an integer of 1 or more",
-    ECHO + "count = true": "worker.echo.count: found true",
-    ECHO + "reloadable = 'yes'": 'worker.echo.reloadable: found "yes", expected bool',
-    ECHO
-    + "timeouts = {stop = 'soon'}": 'worker.echo.timeouts.stop: found "soon"; expected a number or a string such as "30s"',
-    ECHO + "timeouts = {stop = -1}": "worker.echo.timeouts.stop: found -1",
-    ECHO
-    + "limits = {package = '1XB'}": 'worker.echo.limits.package: found "1XB"; expected a number or a string such as "64KiB"',
-    ECHO + "limits = 7": "worker.echo.limits: found 7; expected a table",
-    ECHO + "unix_mode = 660": 'worker.echo.unix_mode: found 660; expected an octal string such as "0660"',
-    ECHO + "user = 'no-such-user'": 'worker.echo.user: there is no user "no-such-user"; useradd --system no-such-user',
-    ECHO + "group = 'no-such-group'": 'worker.echo.group: there is no group "no-such-group"',
-    ECHO + "env = {A = 1}": "worker.echo.env",
-    ECHO + "options = {a = '${env:NOT_SET}'}": "worker.echo.options.a: ${env:NOT_SET}: the variable NOT_SET is not set",
-    ECHO.replace(
-        "text:", "txt:"
-    ): 'workers.toml: worker.echo.listen: "txt://127.0.0.1:2347": unknown scheme "txt"; did you mean "text"?',
-    ECHO
-    + ECHO.replace("echo]", "other]"): "worker.other.listen: listens on text://127.0.0.1:2347, and so does worker.echo",
-    "[worker.echo]\nhandler = 'a'\nlisten = ['tcp://127.0.0.1:1', 'text://127.0.0.1:1']": "listens on text://127.0.0.1:1, twice",
-    "[worker.'a b']\nhandler = 'a'": "worker.a b: not a name",
-    "[protocols]\ntext = 'a:B'\n" + ECHO: "protocols.text: not a free scheme",
-    "[protocols]\nline = 'a'\n" + ECHO: 'protocols.line: found "a"; expected "module:Class"',
-    "worker = 7": "worker: found 7; expected a table",
-    "[worker]\necho = 7": "worker.echo: found 7; expected a table",
-    "": "there is no [worker.NAME]",
-    "[worker.echo\nhandler = 'a'": "workers.toml: not TOML: ",
-}
-
-
-@pytest.mark.parametrize(("text", "complaint"), COMPLAINTS.items(), ids=range(len(COMPLAINTS)))
-def test_complaint(load: Any, text: str, complaint: str) -> None:
+def complaint(load: Load, text: str, **more: str) -> str:
     with pytest.raises(ConfigError) as refused:
-        load(text)
-    assert complaint in str(refused.value)
-    assert "workers.toml" in str(refused.value)
+        load(text, **more)
+    return str(refused.value)
 
 
-def test_includes_come_in_lexical_order(load: Any) -> None:
-    spec = load(
-        '[server]\ninclude = "conf.d/*.toml"\n' + ECHO,
-        b="[worker.b]\nhandler = 'b'\n",
+# ---------------------------------------------------------------------------------------------------- what is read
+
+
+def test_the_least_there_can_be(load: Load, tmp_path: Path) -> None:
+    listen = ListenSpec(uri="text://127.0.0.1:2347", transport="tcp", protocol="text", host="127.0.0.1", port=2347)
+    assert load(ECHO) == ServerSpec(
+        name="workers",
+        file=str(tmp_path / "workers.toml"),
+        app_path=(str(tmp_path),),
+        run_dir="/run/rt/workers",
+        state_dir="/var/st/workers",
+        workers={"echo": WorkerSpec(name="echo", handler="apps.echo", listen=(listen,))},
+    )
+
+
+EVERY_KEY = """
+[server]
+name = "chat"
+app_path = ["..", "/srv/apps"]
+run_dir = "run"
+state_dir = "/var/lib/x"
+log = {level = "debug", format = "json", file = "log", stdout_file = "/tmp/out"}
+control_group = "root"
+[protocols]
+line = "apps.line:Line"
+[defaults]
+count = 3
+timeouts = {idle = "1m"}
+options = {deep = {er = 1, kept = true}, list = [1]}
+[worker.a]
+listen = ["tcp://127.0.0.1:1", "unix://a.sock", "udp://[::]:53"]
+protocol = "line"
+handler = "apps.chat:Chat"
+count = "auto"
+user = "root"
+group = "root"
+reloadable = false
+reuse_port = true
+unix_mode = "0600"
+unix_user = "root"
+unix_group = "root"
+backlog = 7
+env = {A = "1"}
+options = {deep = {er = 2}, list = [2]}
+timeouts = {start = 1, stop = "2s", write_stall = "3s", busy = 0.5}
+keepalive = {idle = "10s", interval = "5s", count = 3}
+tcp_nodelay = false
+[worker.a.limits]
+connections = 5
+per_ip = 2
+accept_rate = 9
+package = "1KiB"
+send_buffer = 100
+inbox = {messages = 3, bytes = "2KiB"}
+requests = 1000
+memory = "1GiB"
+[worker.b]
+handler = "apps.b"
+"""
+
+
+def test_every_key(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    server = load(EVERY_KEY)
+    assert server == ServerSpec(
+        name="chat",
+        file=str(tmp_path / "workers.toml"),
+        app_path=(str(tmp_path.parent), "/srv/apps"),
+        run_dir=str(tmp_path / "run"),
+        state_dir="/var/lib/x",
+        log=LogSpec(level="debug", format="json", file=str(tmp_path / "log"), stdout_file="/tmp/out"),
+        control_group="root",
+        protocols={"line": "apps.line:Line"},
+        workers=server.workers,
+    )
+    a, b = server.workers["a"], server.workers["b"]
+    assert a == WorkerSpec(
+        name="a",
+        handler="apps.chat:Chat",
+        listen=a.listen,
+        count=len(os.sched_getaffinity(0)),
+        user="root",
+        group="root",
+        reloadable=False,
+        reuse_port=True,
+        unix_mode=0o600,
+        unix_user="root",
+        unix_group="root",
+        backlog=7,
+        env={"A": "1"},
+        options={"deep": {"er": 2, "kept": True}, "list": [2]},
+        limits=Limits(
+            connections=5,
+            per_ip=2,
+            accept_rate=9,
+            package=1024,
+            send_buffer=100,
+            inbox=Inbox(messages=3, bytes=2048),
+            requests=1000,
+            memory=2**30,
+        ),
+        timeouts=Timeouts(start=1, stop=2, idle=60, write_stall=3, busy=0.5),
+        keepalive=Keepalive(idle=10, interval=5, count=3),
+        tcp_nodelay=False,
+    )
+    assert [(one.host, one.port, one.path) for one in a.listen] == [
+        ("127.0.0.1", 1, ""), ("", 0, str(tmp_path / "run" / "a.sock")), ("::", 53, ""),
+    ]  # fmt: skip
+    assert {one.protocol for one in a.listen} == {"line"}
+    options = {"deep": {"er": 1, "kept": True}, "list": [1]}
+    assert b == WorkerSpec(name="b", handler="apps.b", count=3, options=options, timeouts=Timeouts(idle=60))
+
+
+def test_references_are_replaced_in_every_string(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s3cr3t\n")
+    server = load("""
+        [worker.echo]
+        listen = "text://127.0.0.1:${env:PORT}"
+        handler = "${env:HANDLER:-apps.echo}"
+        timeouts = {stop = "${env:STOP:-5s}"}
+        options = {key = "${file:secret}", list = ["$$1", {deep = "${env:PORT}"}], number = 1}
+        """)
+    echo = server.workers["echo"]
+    assert (echo.listen[0].port, echo.handler, echo.timeouts.stop) == (2347, "apps.echo", 5)
+    assert echo.options == {"key": "s3cr3t", "list": ["$1", {"deep": "2347"}], "number": 1}
+
+
+def test_empty_paths_are_as_good_as_none(load: Load) -> None:
+    server = load('[server]\nrun_dir = "${env:NONE:-}"\nlog = {file = ""}\n' + ECHO)
+    assert (server.run_dir, server.log.file) == ("/run/rt/workers", None)
+
+
+def test_a_handler_for_all(load: Load) -> None:
+    server = load("[defaults]\nhandler = 'a.b'\n[worker.x]\n[worker.y]\nhandler = 'c'\n")
+    assert [worker.handler for worker in server.workers.values()] == ["a.b", "c"]
+
+
+def test_the_environment_is_the_process_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/mine")
+    (tmp_path / "x.toml").write_text(ECHO)
+    assert config.load(str(tmp_path / "x.toml")).run_dir == "/run/mine/x"
+
+
+# ---------------------------------------------------------------------------------------------------- complaints
+
+COMPLAINTS = [
+    # keys
+    (ECHO + "cuont = 1", 'worker.echo.cuont: unknown key; did you mean "count"?'),
+    (ECHO + "name = 'x'", "worker.echo.name: unknown key; there are backlog, count"),
+    (ECHO + "limits = {pakage = 1}", 'worker.echo.limits.pakage: unknown key; did you mean "package"?'),
+    (ECHO + "package = 1", 'worker.echo.package: unknown key; did you mean "limits.package"?'),
+    (ECHO + "idle = 1", 'worker.echo.idle: unknown key; did you mean "timeouts.idle"?'),
+    ("[defaults]\ncuont = 1\n" + ECHO, 'defaults.cuont: unknown key; did you mean "count"?'),
+    ("[wroker.echo]\nhandler = 'a'", 'wroker: unknown key; did you mean "worker"?'),
+    ("listen = 1", "listen: unknown key; there are defaults, protocols, server, worker"),
+    ("[server]\nappath = []\n" + ECHO, 'server.appath: unknown key; did you mean "app_path"?'),
+    ("[server.log]\nlevle = 'info'\n" + ECHO, 'server.log.levle: unknown key; did you mean "level"?'),
+    ("[server]\nlevel = 'info'\n" + ECHO, 'server.level: unknown key; did you mean "log.level"?'),
+    # kinds of values
+    (ECHO + "count = 'three'", 'worker.echo.count: found "three", expected an integer of 1 or more, or "auto"'),
+    (ECHO + "count = 0", "worker.echo.count: found 0, expected an integer of 1 or more"),
+    ("[defaults]\ncount = 0\n" + ECHO, "defaults.count: found 0, expected an integer of 1 or more"),
+    (ECHO + "reloadable = 'yes'", 'worker.echo.reloadable: found "yes", expected true or false'),
+    (ECHO + "timeouts = {stop = 'soon'}", 'worker.echo.timeouts.stop: found "soon", expected a duration such as "30s"'),
+    (ECHO + "keepalive = {idle = 0}", "worker.echo.keepalive.idle: found 0, expected a duration"),
+    (ECHO + "limits = {package = '1XB'}", 'worker.echo.limits.package: found "1XB", expected a size such as "64KiB"'),
+    (ECHO + "limits = 7", "worker.echo.limits: found 7, expected a table"),
+    (ECHO + "backlog = 9999999999", "worker.echo.backlog: found 9999999999, expected an integer, from 1 to 2147483647"),
+    (ECHO + "env = {A = 1}", "worker.echo.env.A: found 1, expected a string"),
+    (ECHO + "unix_mode = 660", 'worker.echo.unix_mode: found 660, expected an octal string such as "0660"'),
+    (ECHO + "unix_mode = '0668'", 'worker.echo.unix_mode: found "0668", expected an octal string'),
+    ("[server]\nlog = {level = 'loud'}\n" + ECHO, 'server.log.level: found "loud", expected "debug" or "info" or'),
+    ("[server]\nlog = 'x'\n" + ECHO, 'server.log: found "x", expected a table'),
+    ("[server]\nrun_dir = 7\n" + ECHO, "server.run_dir: found 7, expected a string"),
+    ("[server]\napp_path = [7]\n" + ECHO, "server.app_path: found [7], expected a string, or a list of strings"),
+    ("server = 7\n" + ECHO, "server: found 7, expected a table"),
+    ("defaults = 7\n" + ECHO, "defaults: found 7, expected a table"),
+    ("protocols = 7\n" + ECHO, "protocols: found 7, expected a table"),
+    ("worker = 7", "worker: found 7, expected a table"),
+    ("[worker]\nlisten = 'text://0.0.0.0:1'", 'worker.listen: found "text://0.0.0.0:1", expected a table'),
+    # names
+    ("[server]\nname = 'a b'\n" + ECHO, 'server.name: found "a b"; expected letters, digits, . _ -'),
+    ("[worker.'a/b']\nhandler = 'a'", "worker.a/b: not a name for a worker; expected letters, digits, . _ -"),
+    ("[worker.'..']\nhandler = 'a'", "worker...: not a name for a worker"),
+    # handlers
+    ("[worker.echo]\ncount = 1", 'worker.echo.handler: missing; expected a module or a class, as in "apps.echo"'),
+    ("[worker.echo]\nhandler = 'apps/e.py'", 'worker.echo.handler: found "apps/e.py", expected "module" or "module:Class"'),
+    ("[worker.echo]\nhandler = ''", 'worker.echo.handler: found "", expected "module"'),
+    # protocols and addresses
+    ("[protocols]\ntext = 'a:B'\n" + ECHO, "protocols.text: not a free scheme"),
+    ("[protocols]\n'a b' = 'a:B'\n" + ECHO, "protocols.a b: not a free scheme"),
+    ("[protocols]\nline = 'a'\n" + ECHO, 'protocols.line: found "a", expected "module:Class"'),
+    ("[protocols]\nline = 7\n" + ECHO, 'protocols.line: found 7, expected "module:Class"'),
+    (ECHO.replace("text:", "txt:"), 'worker.echo.listen: "txt://127.0.0.1:2347": unknown scheme "txt"; did you mean "text"?'),
+    ("[protocols]\njsonnl = 'a:B'\n" + ECHO.replace("text:", "jsonl:"), 'did you mean "jsonnl"?'),
+    (ECHO.replace("2347", "0"), "worker.echo.listen: \"text://127.0.0.1:0\": found port 0; expected 1 to 65535"),
+    ("[defaults]\nlisten = 'x'\n" + ECHO, 'defaults.listen: "x" is not an address; expected scheme://host:port'),
+    (ECHO + "protocol = 'frame'", 'worker.echo.listen: "text://127.0.0.1:2347" and protocol = "frame" name two protocols'),
+    ("[worker.x]\nhandler = 'a'\nprotocol = 'txt'", 'worker.x.protocol: found "txt", expected "raw", "text", "frame"'),
+    (ECHO + ECHO.replace("echo", "other"), 'worker.other.listen: "text://127.0.0.1:2347" is the address of worker.echo too'),
+    ("[worker.x]\nhandler = 'a'\nlisten = ['tcp://127.0.0.1:1', 'text://127.0.0.1:1']", '"text://127.0.0.1:1" twice'),
+    ("[worker.x]\nhandler = 'a'\nlisten = 'unix://control.sock'", "is the address of the daemon's control socket too"),
+    ("[server]\nrun_dir = '/" + "x" * 100 + "'\n" + ECHO, "server.run_dir: "),
+    # users
+    (ECHO + "user = 'no-such'", 'worker.echo.user: there is no user "no-such"; make it (useradd --system no-such)'),
+    ("[defaults]\nuser = 'no-such'\n" + ECHO, 'defaults.user: there is no user "no-such"'),
+    (ECHO + "unix_group = 'no-such'", 'worker.echo.unix_group: there is no group "no-such"; make it (groupadd'),
+    ("[server]\ncontrol_group = 'no-such'\n" + ECHO, 'server.control_group: there is no group "no-such"'),
+    # references
+    (ECHO + "options = {a = ['${env:NOT_SET}']}", "worker.echo.options.a: ${env:NOT_SET}: the variable is not set"),
+    ("[server]\nname = '$x'\n" + ECHO, "server.name: a lone $"),
+    # files
+    ("", "there is no [worker.NAME]; a daemon needs at least one"),
+    ("[server]\ninclude = 'more.toml'\n" + ECHO, 'server.include: there is no file "more.toml"'),
+    ("[worker.echo]\ncount = = 1", "not TOML: Invalid value (at line 2, column 9)"),
+    ("[worker.echo]\ncount = 1\ncount = 2", "not TOML: Cannot overwrite a value (at "),
+    ("a = " + "1" * 5000, "not TOML: "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "words"), COMPLAINTS, ids=range(len(COMPLAINTS)))
+def test_complaints(load: Load, text: str, words: str) -> None:
+    said = complaint(load, text)
+    assert words in said and said.startswith("workers.toml: ")
+    assert "\n" not in said
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"^{tmp_path}/x.toml: cannot be read: No such file or directory$"):
+        config.load(str(tmp_path / "x.toml"), ENVIRON)
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        config.load(str(tmp_path), ENVIRON)
+
+
+def test_a_file_in_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_bytes(b"[server]\nname = '\xe9'\n")
+    with pytest.raises(ConfigError, match=r"^x.toml: not UTF-8 \(at line 2\)$"):
+        config.load(str(tmp_path / "x.toml"), ENVIRON)
+
+
+@pytest.mark.parametrize("name", ["my workers.toml", "-x.toml"])
+def test_a_file_whose_name_names_no_daemon(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(ECHO)
+    with pytest.raises(ConfigError, match=r"server.name: found "):
+        config.load(str(tmp_path / name), ENVIRON)
+
+
+def test_without_root_only_the_own_user(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    assert load(ECHO + "user = 'nobody'").workers["echo"].user == "nobody"
+    said = complaint(load, ECHO + "user = 'daemon'")
+    assert 'worker.echo.user: only root can use another user, "daemon"; start as root, or comment the line out' in said
+
+
+KEYS = st.sampled_from([*config.TOP, *config.SERVER, *config.WORKER, "echo", "idle", "inbox", "level", "x"])
+SCALARS = st.one_of(st.integers(), st.floats(), st.booleans(), st.dates(), st.text(alphabet="text:/0.1[]$s{env}KiB "))
+TREES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner), max_leaves=20)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(document=st.dictionaries(KEYS, TREES))
+def test_any_tree_is_a_configuration_or_a_complaint(
+    document: dict[str, object], load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(config.tomli, "load", lambda _file: document)
+        with contextlib.suppress(ConfigError):
+            load("")
+
+
+# ---------------------------------------------------------------------------------------------------- includes
+
+INCLUDE = '[server]\ninclude = "conf.d/*.toml"\n'
+
+
+def test_includes_come_in_lexical_order_and_start_from_the_defaults(load: Load) -> None:
+    server = load(
+        INCLUDE + "[defaults]\ncount = 3\n" + ECHO,
+        b="[worker.b]\nhandler = 'b'\ncount = 2\n",
         a="[worker.a]\nhandler = 'a'\nlisten = 'line://127.0.0.1:1'\n[protocols]\nline = 'apps.line:Line'\n",
     )
-    assert list(spec.workers) == ["echo", "a", "b"]
-    assert spec.protocols == {"line": "apps.line:Line"}
+    assert {name: worker.count for name, worker in server.workers.items()} == {"echo": 3, "a": 3, "b": 2}
+    assert list(server.workers) == ["echo", "a", "b"]
+    assert server.protocols == {"line": "apps.line:Line"}
+
+
+def test_a_pattern_may_match_nothing_or_the_file_itself(load: Load, tmp_path: Path) -> None:
+    assert list(load(INCLUDE + ECHO).workers) == ["echo"]
+    include = f"[server]\ninclude = ['*.toml', '{tmp_path}/*.toml', 'conf.d/a.toml']\n"
+    assert list(load(include + ECHO, a="[worker.a]\nhandler = 'a'").workers) == ["echo", "a"]
+
+
+def test_references_of_an_included_file_are_relative_to_it(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "secret").write_text("x")
+    server = load(INCLUDE, a="[worker.a]\nhandler = 'a'\noptions = {key = '${file:secret}'}")
+    assert server.workers["a"].options == {"key": "x"}
 
 
 @pytest.mark.parametrize(
-    ("included", "complaint"),
+    ("included", "words"),
     [
-        (ECHO, "more.toml: worker.echo: defined in workers.toml already"),
-        ("[server]\nname = 'x'\n", "more.toml: server: unknown key; there are protocols, worker"),
-        ("[worker.x]\nhandler = '${env:NOT_SET}'\n", "more.toml: worker.x.handler: ${env:NOT_SET}"),
+        (ECHO, "conf.d/more.toml: worker.echo: defined in workers.toml already"),
+        ("[protocols]\nline = 'a:C'\n", "conf.d/more.toml: protocols.line: defined in workers.toml already"),
+        (
+            "[server]\nname = 'x'\n",
+            "conf.d/more.toml: server: in an included file; that belongs into the file that includes",
+        ),
+        ("[wroker]\n", 'conf.d/more.toml: wroker: unknown key; did you mean "worker"?'),
+        ("[worker.x]\nhandler = '${env:NOT_SET}'\n", "conf.d/more.toml: worker.x.handler: ${env:NOT_SET}"),
+        ("[worker.x]\nhandler = 'x'\ncount = 0\n", "conf.d/more.toml: worker.x.count: found 0"),
+        ("[worker.x]\nhandler = 'x'\nlisten = 'tcp://127.0.0.1:2347'\n", "conf.d/more.toml: worker.x.listen: "),
+        ("[worker.x\n", "conf.d/more.toml: not TOML: "),
     ],
 )
-def test_complaints_of_an_include_name_it(load: Any, included: str, complaint: str) -> None:
-    with pytest.raises(ConfigError) as refused:
-        load('[server]\ninclude = ["conf.d/*.toml"]\n' + ECHO, more=included)
-    assert complaint in str(refused.value)
+def test_complaints_about_an_included_file_name_it(load: Load, included: str, words: str) -> None:
+    assert words in complaint(load, INCLUDE + "[protocols]\nline = 'a:B'\n" + ECHO, more=included)
 
 
-def test_a_file_that_is_not_there() -> None:
-    with pytest.raises(ConfigError, match="No such file"):
-        config.load("/nowhere/workers.toml", ENVIRON)
-
-
-def test_without_root_only_the_own_user(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 65534)
-    assert load(ECHO + "user = 'nobody'").workers["echo"].user == "nobody"
-    with pytest.raises(ConfigError, match='only root can run a worker as "daemon"; start as root, comment it out, or'):
-        load(ECHO + "user = 'daemon'")
-
-
-def test_locate_never_fails_on_the_rest(tmp_path: Path) -> None:
-    file = tmp_path / "chat.toml"
-    file.write_text("[server]\nrun_dir = 'here'\n[worker.x]\nnonsense = 1\n")
-    assert config.locate(str(file), ENVIRON) == ("chat", str(tmp_path / "here"))
-    file.write_text("[server]\nname = 'other'\n[[[broken")
-    assert config.locate(str(file), ENVIRON) == ("chat", "/run/rt/chat")
-    assert config.locate(str(tmp_path / "missing.toml"), ENVIRON) == ("missing", "/run/rt/missing")
+# ---------------------------------------------------------------------------------------------------- without a file
 
 
 def test_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    spec = config.from_command_line("text://127.0.0.1:2347", "apps.echo", 2, environ=ENVIRON)
-    assert spec.workers["main"].count == 2 and spec.app_path == (str(tmp_path),) and spec.file is None
-    with pytest.raises(ConfigError, match=r"command line: worker\.main\.listen"):
-        config.from_command_line("nonsense", "apps.echo", environ=ENVIRON)
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/rt")
+    server = config.from_command_line("text://127.0.0.1:2347", "apps.chat:Chat", 2)
+    assert (server.name, server.run_dir, server.file) == ("chat", "/run/rt/chat", None)
+    assert server.app_path == (str(tmp_path),)
+    assert [(worker.name, worker.handler, worker.count) for worker in server.workers.values()] == [
+        ("chat", "apps.chat:Chat", 2)
+    ]
+    assert config.from_command_line("tcp://127.0.0.1:1", "x", name="other").name == "other"
 
 
-def test_the_shipped_file_loads_and_explains_every_key() -> None:
-    file = Path(__file__).parents[1] / "config" / "workers.toml"
-    spec = config.load(str(file), ENVIRON)
-    assert list(spec.workers) == ["echo", "udp_echo", "unix_echo", "clock", "room"]
-    text = file.read_text()
-    kinds: list[type[Any]] = [WorkerSpec, Limits, Timeouts, Keepalive, LogSpec]
-    keys = {key for kind in kinds for key in kind.__struct_fields__} | set(config.SERVER_KEYS) | {"protocol"}
-    missing = [key for key in keys - {"name"} if not re.search(rf"(^|[{{ #]){key} = |\.{key}\]", text, re.MULTILINE)]
-    assert not missing
+@pytest.mark.parametrize(
+    ("uri", "handler", "count", "words"),
+    [
+        (
+            "nonsense",
+            "apps.echo",
+            1,
+            'command line: worker.echo.listen: "nonsense" is not an address; expected scheme://host:port',
+        ),
+        (
+            "tcp://127.0.0.1:1",
+            "apps.echo",
+            "many",
+            'command line: worker.echo.count: found "many", expected an integer',
+        ),
+        ("tcp://127.0.0.1:1", "", 1, 'command line: worker.worker.handler: found ""'),
+    ],
+)
+def test_complaints_about_the_command_line(uri: str, handler: str, count: int | str, words: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        config.from_command_line(uri, handler, count, environ=ENVIRON)
+    assert words in str(refused.value)
+
+
+# ---------------------------------------------------------------------------------------------------- the shipped file
+
+
+def test_the_shipped_file_runs_as_it_is() -> None:
+    server = config.load(str(SHIPPED), ENVIRON)
+    assert {name: [one.uri for one in worker.listen] for name, worker in server.workers.items()} == {
+        "echo": ["text://0.0.0.0:2347"],
+        "udp_echo": ["udp://0.0.0.0:2348"],
+        "unix_echo": ["unix://echo.sock"],
+        "clock": [],
+        "room": ["text://0.0.0.0:2349"],
+    }
+    assert server.app_path == (str(SHIPPED.parents[1]),)
+    assert server.workers["room"].count == 1
+    assert all(worker.user is None for worker in server.workers.values())
+
+
+def test_the_shipped_file_has_every_key_once() -> None:
+    """Set, or commented out; and what is commented out is the default or a value that would be taken."""
+    lines = [line for line in SHIPPED.read_text().splitlines() if re.match(r"(# )?\w+ = ", line)]
+    written = [line.removeprefix("# ").partition(" = ")[0] for line in lines]
+    tables = [
+        config.WORKER,
+        config.SERVER,
+        *map(dict.fromkeys, (k.__struct_fields__ for k in (Limits, Timeouts, Keepalive))),
+    ]
+    wanted = [key for table in tables for key in table if key not in ("log", "limits", "timeouts", "keepalive")]
+    wanted += LogSpec.__struct_fields__
+    once = {key for key in wanted if written.count(key) == wanted.count(key)}
+    # What a worker needs stands in every worker.
+    assert set(wanted) - once <= {"handler", "listen"}
+    assert all(written.count(key) >= wanted.count(key) for key in wanted)
+
+
+def test_the_shipped_file_says_the_true_defaults(load: Load) -> None:
+    """With every comment taken off, and nothing but defaults left, it says what spec.py says."""
+    text = re.sub(r"^# (?=\w+ = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^(user|group|unix_user|unix_group|control_group|include) = .*", "", text, flags=re.MULTILINE)
+    server = load(text)
+    echo, unix = server.workers["echo"], server.workers["unix_echo"]
+    assert echo == WorkerSpec(name="echo", handler="apps.echo", count=2, listen=echo.listen)
+    assert unix.unix_mode == WorkerSpec(name="x", handler="x").unix_mode
+    assert (server.log.level, server.log.format) == (LogSpec().level, LogSpec().format)
+    assert (server.run_dir, server.state_dir) == (f"{places.SYSTEM_RUN}/workers", f"{places.SYSTEM_STATE}/workers")
+
+
+def test_make_install_finds_the_two_lines_that_it_rewrites() -> None:
+    lines = SHIPPED.read_text().splitlines()
+    assert [line for line in lines if line.startswith("app_path =")] == ['app_path = [".."]']
+    defaults = lines.index("[defaults]")
+    assert [lines.index(line) > defaults for line in lines if line.startswith('# user = "workermand"')] == [True]

@@ -1,4 +1,8 @@
-"""Addresses: "text://0.0.0.0:2347" taken apart into a ListenSpec, and socket addresses shown as people write them."""
+"""Addresses: "text://0.0.0.0:2347" taken apart into a ListenSpec, and socket addresses shown as people write them.
+
+Pure: nothing is resolved and nothing is opened. config.py asks for the addresses of the file, the master for those that
+handlers ask for at run time.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,8 @@ SCHEMES: dict[str, tuple[Transport, str]] = {
 """Scheme -> transport and protocol. What [protocols] adds is a protocol over tcp."""
 CARRIERS = ("tcp", "udp", "unix")
 """Schemes that say nothing of the protocol, so that the key `protocol` may."""
+CLASS = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
+"""What `protocol` and [protocols] may name: module:Class."""
 UNIX_PATH_MAX = 107
 """Bytes that fit into sockaddr_un beside the closing NUL."""
 
@@ -29,18 +35,19 @@ UNIX_PATH_MAX = 107
 def parse(
     uri: str, *, run_dir: str, worker_name: str, protocol: str | None = None, schemes: Iterable[str] = ()
 ) -> ListenSpec:
-    """Takes ``uri`` apart. ``protocol`` replaces that of tcp, udp and unix; ``schemes`` are those of [protocols];
-    relative unix paths lie in ``run_dir``. Raises ConfigError."""
+    """Takes ``uri`` apart. ``protocol`` takes the place of that of tcp, udp and unix; ``schemes`` are those of
+    [protocols]; relative unix paths lie in ``run_dir``. Raises ConfigError."""
     where = f"worker.{worker_name}.listen"
-    match = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", uri)
+    known: dict[str, tuple[Transport, str]] = {**{name: ("tcp", name) for name in schemes}, **SCHEMES}
+    match = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", uri, re.DOTALL)
     if match is None:
         raise ConfigError(
             where, f'"{uri}" is not an address', 'expected scheme://host:port, as in "text://0.0.0.0:2347"'
         )
     scheme, rest = match[1].lower(), match[2]
-    known = {**SCHEMES, **{name: ("tcp", name) for name in schemes}}
     if scheme not in known:
-        raise ConfigError(where, f'"{uri}": unknown scheme "{scheme}"', _suggest(scheme, known))
+        hint = _did_you_mean(scheme, known) or f"there are {', '.join(sorted(known))}, and those of [protocols]"
+        raise ConfigError(where, f'"{uri}": unknown scheme "{scheme}"', hint)
     transport, its_protocol = known[scheme]
     if protocol is not None:
         if scheme not in CARRIERS:
@@ -49,50 +56,69 @@ def parse(
             )
         its_protocol = protocol
     if transport == "unix":
-        return ListenSpec(uri=uri, transport="unix", protocol=its_protocol, path=_path(where, uri, rest, run_dir))
+        return ListenSpec(uri=uri, transport=transport, protocol=its_protocol, path=_path(where, uri, rest, run_dir))
     host, port = _host_and_port(where, uri, rest)
     return ListenSpec(uri=uri, transport=transport, protocol=its_protocol, host=host, port=port)
 
 
+def check_protocol(where: str, protocol: str, schemes: Iterable[str] = ()) -> None:
+    """Whether a protocol may have this name; whether "module:Class" is there only a child can tell. Raises
+    ConfigError."""
+    known = [*dict.fromkeys(name for _, name in SCHEMES.values()), *schemes]
+    if protocol not in known and not CLASS.fullmatch(protocol):
+        allowed = ", ".join(f'"{name}"' for name in known)
+        raise ConfigError(
+            where, f'found "{protocol}", expected {allowed}, or "module:Class"', _did_you_mean(protocol, known)
+        )
+
+
+def check_path_length(where: str, path: str) -> None:
+    """Raises ConfigError for a path that no unix socket can have."""
+    if (length := len(os.fsencode(path))) > UNIX_PATH_MAX:
+        raise ConfigError(where, f'"{path}" has {length} bytes', f"the path of a unix socket may have {UNIX_PATH_MAX}")
+
+
 def _path(where: str, uri: str, rest: str, run_dir: str) -> str:
-    if not rest or rest.endswith("/"):
-        raise ConfigError(
-            where, f'"{uri}" names no file', 'expected "unix:///run/chat.sock", or "unix://chat.sock" in run_dir'
-        )
+    if not rest or rest.endswith("/") or "\0" in rest:
+        hint = 'expected "unix:///run/chat.sock", or "unix://chat.sock" for one in run_dir'
+        raise ConfigError(where, f'"{uri}" names no file', hint)
     path = os.path.normpath(os.path.join(run_dir, rest))
-    if len(os.fsencode(path)) > UNIX_PATH_MAX:
-        raise ConfigError(
-            where, f'"{path}" has {len(os.fsencode(path))} bytes', f"a unix socket's path may have {UNIX_PATH_MAX}"
-        )
+    check_path_length(where, path)
     return path
 
 
 def _host_and_port(where: str, uri: str, rest: str) -> tuple[str, int]:
-    match = re.fullmatch(r"(\[[^\]]*\]|[^:/\[\]]*):([0-9]+)", rest)
+    match = re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*):([0-9]{1,5})", rest)
     if match is None:
-        hint = "IPv6 goes in brackets: [::1]:2347" if rest.count(":") > 1 else "expected host:port"
+        hint = "IPv6 goes in brackets: [::]:2347" if rest.count(":") > 1 and "[" not in rest else "expected host:port"
         raise ConfigError(where, f'"{uri}" has no host and port', hint)
-    host, port = match[1].strip("[]"), int(match[2])
-    if not 1 <= port <= 65535:
+    host, port = match[1], int(match[2])
+    if not 1 <= port <= 65_535:
         raise ConfigError(where, f'"{uri}": found port {port}', "expected 1 to 65535")
-    if host == "localhost":
-        host = "127.0.0.1"
+    return _host(where, uri, "127.0.0.1" if host == "localhost" else host), port
+
+
+def _host(where: str, uri: str, host: str) -> str:
+    """Names are not resolved: an answer may take half a minute, and may be another one tomorrow."""
+    bare = host.removeprefix("[").removesuffix("]")
     try:
-        address = ipaddress.ip_address(host)
+        address = ipaddress.ip_address(bare)
     except ValueError:
-        raise ConfigError(
-            where, f'"{uri}": "{host}" is not an IP address', "expected one of this machine, 0.0.0.0, [::] or localhost"
-        ) from None
-    if (address.version == 6) != match[1].startswith("["):
-        raise ConfigError(where, f'"{uri}": brackets are for IPv6 addresses', f"write {host}:{port}")
-    return str(address), port
+        hint = "expected an address of this machine, 0.0.0.0, [::] or localhost"
+        raise ConfigError(where, f'"{uri}": "{bare}" is not an IP address', hint) from None
+    if address.version == 4 and bare != host:
+        raise ConfigError(where, f'"{uri}": brackets are for IPv6 addresses', f"write {bare} without them")
+    if "%" in bare:
+        raise ConfigError(where, f'"{uri}": an address of one interface only', "expected [::], or an address without %")
+    return str(address)
 
 
-def _suggest(scheme: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(scheme, known, 1)
-    return (
-        f'did you mean "{near[0]}"?' if near else f"there are {', '.join(sorted(known))}, and those under [protocols]"
-    )
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, known, 1)
+    return f'did you mean "{near[0]}"?' if near else ""
+
+
+# ---------------------------------------------------------------------- shown
 
 
 def plain_ip(host: str) -> str:
@@ -101,7 +127,7 @@ def plain_ip(host: str) -> str:
 
 
 def display(sockaddr: Any) -> str:
-    """ "192.0.2.1:80", "[2001:db8::1]:80", or a unix socket's path."""
+    """ "192.0.2.1:80", "[2001:db8::1]:80", or a unix socket's path; "unix" when it has none."""
     if isinstance(sockaddr, tuple):
         host = plain_ip(sockaddr[0])
         return f"[{host}]:{sockaddr[1]}" if ":" in host else f"{host}:{sockaddr[1]}"

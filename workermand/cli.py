@@ -1,61 +1,71 @@
-"""The command `workermand`: run, check, schema. Thin: it reads the command line and the file, and hands over."""
+"""The command `workermand`: run, check, schema. Thin: it reads the command line and the file, and hands over.
+
+Verdicts go to stdout, complaints to stderr. Exit codes are errors.ExitCode's; argparse adds 2 for a wrong command line.
+"""
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
+import io
 import os
 import select
 import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
-from workermand import config, places
+from workermand import __version__, config, places
 from workermand.errors import ConfigError, ExitCode
 from workermand.spec import ServerSpec, WorkerSpec
 
-DEFAULT_FILES = ("workers.toml", "config/workers.toml", "/etc/workermand/workers.toml")
+DEFAULT_FILES = ("config/workers.toml", "workers.toml", "/etc/workermand/workers.toml")
 PROBE_TIME = 30.0
 """Seconds that `check` gives a handler to be imported."""
+INTERRUPTED = 130
+"""What a shell says of a program that Ctrl+C has ended."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code; a configuration that cannot be used is EX_CONFIG (78)."""
+    """The exit code."""
     args = _parser().parse_args(argv)
     try:
-        return int(VERBS[args.verb](args))
+        return int(args.act(args))
     except ConfigError as error:
         print(f"workermand: {error}", file=sys.stderr)
         return ExitCode.CONFIG
-
-
-def add_file_option(parser: argparse.ArgumentParser, *, top: bool) -> None:
-    """-c is taken before and after the verb; the one after must not wipe out the one before with its default."""
-    parser.add_argument(
-        "-c", "--config", metavar="FILE", default=None if top else argparse.SUPPRESS, help="the TOML file"
-    )
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="workermand", description="A daemon for long-lived connections.")
-    parser.add_argument("--version", action="version", version=importlib.metadata.version("workermand"))
-    add_file_option(parser, top=True)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{run,check,schema}")
-    run = verbs.add_parser("run", help="run the daemon in the foreground")
-    add_file_option(run, top=False)
-    run.add_argument("uri", nargs="?", help='without a file: where to listen, as in "text://127.0.0.1:2347"')
-    run.add_argument("handler", nargs="?", help='and the handler, as in "apps.echo"')
-    run.add_argument("--count", default="1", help='processes, or "auto"')
-    check = verbs.add_parser("check", help="validate the file and import the handlers; opens nothing")
-    add_file_option(check, top=False)
-    schema = verbs.add_parser("schema", help="print the JSON Schema of the file")
-    add_file_option(schema, top=False)
+    parser.add_argument("--version", action="version", version=f"workermand {__version__}")
+    _add_file_option(parser, default=None)
+    verbs = parser.add_subparsers(required=True, metavar="{run,check,schema}")
+
+    def verb(name: str, act: Callable[[argparse.Namespace], int], says: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.")
+        added.set_defaults(act=act)
+        _add_file_option(added, default=argparse.SUPPRESS)
+        return added
+
+    run = verb("run", _run, "run the daemon in the foreground")
+    run.add_argument("uri", nargs="?", metavar="URI", help='without a file: an address, as in "text://127.0.0.1:2347"')
+    run.add_argument("handler", nargs="?", metavar="HANDLER", help='and what serves it, as in "apps.echo"')
+    run.add_argument("--count", metavar="N", help='with URI and HANDLER: how many processes, or "auto" (default: 1)')
+    run.add_argument("--name", help="with URI and HANDLER: the daemon's name (default: the handler's)")
+    verb("check", _check, "validate the file and import the handlers, each as its worker's user; opens nothing")
+    verb("schema", _schema, "print the JSON Schema of the file")
     return parser
 
 
+def _add_file_option(parser: argparse.ArgumentParser, *, default: str | None) -> None:
+    """-c is taken before and after the verb; the one after must not wipe out the one before by its default."""
+    parser.add_argument("-c", "--config", metavar="FILE", default=default, help="the TOML file")
+
+
 def _file(args: argparse.Namespace) -> str:
-    if args.config:
+    if args.config is not None:
         return str(args.config)
     for file in DEFAULT_FILES:
         if os.path.exists(file):
@@ -65,14 +75,7 @@ def _file(args: argparse.Namespace) -> str:
     )
 
 
-def _reader(args: argparse.Namespace) -> Callable[[], ServerSpec]:
-    if args.uri is None:
-        file = _file(args)
-        return lambda: config.load(file)
-    if args.handler is None:
-        raise ConfigError("command line", f"{args.uri}: which handler?", "workermand run URI HANDLER")
-    count = args.count if args.count == "auto" else int(args.count) if args.count.isdigit() else args.count
-    return lambda: config.from_command_line(args.uri, args.handler, count)
+# ---------------------------------------------------------------------- run
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -82,58 +85,93 @@ def _run(args: argparse.Namespace) -> int:
     return master.main(reread(), reread)
 
 
+def _reader(args: argparse.Namespace) -> Callable[[], ServerSpec]:
+    """Reads the settings, now and at every reload."""
+    if args.uri is None:
+        if args.count is not None or args.name is not None:
+            raise ConfigError("command line", "--count and --name go with URI and HANDLER", "a file has keys for them")
+        file = _file(args)
+        return lambda: config.load(file)
+    if args.config is not None:
+        raise ConfigError("command line", "found both a file and an address", "expected -c FILE, or URI HANDLER")
+    if args.handler is None:
+        raise ConfigError("command line", f"{args.uri} has no handler", "expected: workermand run URI HANDLER")
+    given = args.count or "1"
+    count = int(given) if given.isdecimal() else given
+    return lambda: config.from_command_line(args.uri, args.handler, count, name=args.name)
+
+
+# ---------------------------------------------------------------------- check
+
+
 def _check(args: argparse.Namespace) -> int:
     file = _file(args)
     spec = config.load(file)
-    for problem in places.verify_users(spec):
-        raise problem
-    failures = 0
+    if problems := places.verify_users(spec):
+        for problem in problems:
+            print(f"{file}: {problem}", file=sys.stderr)
+        return ExitCode.CONFIG
+    failed = False
     for worker in spec.workers.values():
         if error := _probe(spec, worker):
-            failures += 1
+            failed = True
             print(f"{file}: worker.{worker.name}.handler: {error.rstrip()}", file=sys.stderr)
-    if failures:
+    if failed:
         return ExitCode.FAILED
-    print(f"{file}: ok, {len(spec.workers)} workers")
+    processes = sum(worker.count for worker in spec.workers.values())
+    print(f"{file}: ok: {len(spec.workers)} workers, {processes} processes")
     return ExitCode.OK
 
 
 def _probe(spec: ServerSpec, worker: WorkerSpec) -> str:
-    """Imports the handler in a child of its own, as the worker's user. What is wrong with it, or ""."""
+    """Imports the handler in a child of its own, as the worker's user: what is wrong with it, or ""."""
     from workermand.worker import process  # late: uvloop and all  # noqa: PLC0415
 
-    reader, writer = os.pipe()
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            os.close(reader)
-            if error := process.probe(spec, worker):
-                os.write(writer, error.encode(errors="replace")[-60_000:])
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(writer)
-    deadline = time.monotonic() + PROBE_TIME
-    said = b""
-    with open(reader, "rb", buffering=0) as pipe:
-        while select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            if not (chunk := pipe.read(65536)):
-                break
-            said += chunk
-        else:
+    # A file and no pipe: it does not fill, and what the handler leaves running cannot keep it open.
+    with open(os.memfd_create("probe"), "w+b", buffering=0) as verdict:
+        sys.stdout.flush()
+        if (pid := os.fork()) == 0:
+            _leave_after(lambda: process.probe(spec, worker), verdict)
+        ended = _end_of(pid)
+        verdict.seek(0)
+        probed, _, error = verdict.read().decode(errors="replace").partition("\n")
+    return error if probed else f"{worker.handler}: its import {ended}"
+
+
+def _leave_after(probe: Callable[[], str | None], verdict: io.FileIO) -> NoReturn:
+    """In the child. What a module prints when it is imported is no verdict of ours: it goes to stderr."""
+    code = ExitCode.FAILED
+    try:
+        os.dup2(2, 1)
+        error = probe() or ""
+        verdict.write(f"probed\n{error}".encode(errors="replace"))
+        sys.stdout.flush()
+        code = ExitCode.OK
+    finally:
+        os._exit(code)
+
+
+def _end_of(pid: int) -> str:
+    """Waits for the child, and kills it when it takes too long: how it ended, in words."""
+    pidfd = os.pidfd_open(pid)
+    in_time = False
+    try:
+        in_time = bool(select.select([pidfd], [], [], PROBE_TIME)[0])
+    finally:  # also at Ctrl+C
+        os.close(pidfd)
+        if not in_time:
             os.kill(pid, signal.SIGKILL)
-            said = f"{worker.handler}: its import has not ended after {PROBE_TIME:.0f} s".encode()
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return said.decode(errors="replace") or (f"{worker.handler}: its import ended the process ({code})" if code else "")
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if not in_time:
+        return f"has not ended after {PROBE_TIME:g} s"
+    return f"ended the process with {f'exit code {code}' if code >= 0 else signal.Signals(-code).name}"
 
 
-def _schema(args: argparse.Namespace) -> int:
+# ---------------------------------------------------------------------- schema
+
+
+def _schema(_args: argparse.Namespace) -> int:
     from workermand import schema  # late  # noqa: PLC0415
 
     print(schema.text())
     return ExitCode.OK
-
-
-VERBS: dict[str, Callable[[argparse.Namespace], int]] = {"run": _run, "check": _check, "schema": _schema}

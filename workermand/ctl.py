@@ -257,10 +257,10 @@ def _connect(args: argparse.Namespace, patience: float) -> socket.socket:
 def _candidates(args: argparse.Namespace) -> list[str]:
     if args.socket:
         return [args.socket]
-    from workermand import config, places  # noqa: PLC0415
+    from workermand import places  # noqa: PLC0415
 
     if args.config:
-        return [os.path.join(config.locate(args.config)[1], "control.sock")]
+        return [os.path.join(places.locate(args.config)[1], "control.sock")]
     return [os.path.join(directory, "control.sock") for directory in places.default_run_dirs()]
 
 

@@ -1,55 +1,134 @@
-"""Directories and users: what a configuration needs of the machine, and what is made there."""
+"""Directories and users: what a configuration needs of the machine, and what is made there.
+
+config.py asks where things lie and whether users exist, the master makes the directories and has the users verified
+before it forks, workermanctl asks where a daemon's run_dir may be. Imported by workermanctl: it stays light.
+"""
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
+import re
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import tomli
+
+from workermand import values
 from workermand.errors import ConfigError
-from workermand.spec import ServerSpec, WorkerSpec
+
+if TYPE_CHECKING:
+    from workermand.spec import ServerSpec, WorkerSpec
+
+SYSTEM_RUN = "/run/workermand"
+SYSTEM_STATE = "/var/lib/workermand"
+REMEDIES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EROFS: "mount it writable",
+}
+"""What to do about a directory that cannot be made, beside naming another one."""
+
+# ---------------------------------------------------------------------- where
 
 
 def run_dir(name: str, explicit: str | None, environ: Mapping[str, str]) -> str:
-    """An explicit one as it stands; else the first place that is ours, with the name appended."""
-    return _place(name, explicit, next(_run_bases(environ)))
+    """An explicit one as it stands; else below the first base that is ours, with the name appended."""
+    return explicit or os.path.join(next(_run_bases(environ)), name)
 
 
 def state_dir(name: str, explicit: str | None, environ: Mapping[str, str]) -> str:
-    if base := environ.get("STATE_DIRECTORY"):
-        return _place(name, explicit, base.split(":")[0])
-    if os.geteuid() == 0:
-        return _place(name, explicit, "/var/lib/workermand")
-    home = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return _place(name, explicit, os.path.join(home, "workermand"))
+    """Likewise."""
+    return explicit or os.path.join(next(_state_bases(environ)), name)
 
 
 def default_run_dirs(environ: Mapping[str, str] | None = None) -> list[str]:
-    """Where a daemon's run_dir may be, for workermanctl without -c: every named directory below the usual bases."""
-    found: list[str] = []
-    for base in (*_run_bases(os.environ if environ is None else environ), "/run/workermand"):
-        if os.path.isdir(base):
-            found += (os.path.join(base, name) for name in sorted(os.listdir(base)))
-    return list(dict.fromkeys(found))
+    """Where a daemon may have its run_dir, for workermanctl without -c: the named directories below every base, in the
+    order of preference."""
+    found = []
+    for base in dict.fromkeys((*_run_bases(os.environ if environ is None else environ), SYSTEM_RUN)):
+        # In a directory under /tmp that is somebody else's, somebody else would answer.
+        if os.path.isdir(base) and (base != _private() or _is_private(base)) and os.access(base, os.R_OK):
+            found += [os.path.join(base, name) for name in sorted(os.listdir(base))]
+    return found
+
+
+def locate(file: str, environ: Mapping[str, str] | None = None) -> tuple[str, str]:
+    """(name, run_dir) of the daemon that runs ``file``, for workermanctl: a daemon whose file is broken by now must be
+    reached all the same. Raises ConfigError when the file cannot be read, or when these two lead nowhere."""
+    environ = os.environ if environ is None else environ
+    path = Path(file).absolute()
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ConfigError(file, f"cannot be read: {error.strerror}", "name the daemon's file") from error
+    found = {key: value for key, value in _server_table(text).items() if key in ("name", "run_dir")}
+    given = {key: value for key, value in found.items() if isinstance(value, str)}
+    try:
+        given = {key: values.interpolate(value, environ, path.parent) for key, value in given.items()}
+    except ValueError as error:
+        raise ConfigError(f"{path.name}: server", str(error)) from error
+    name = given.get("name", path.stem)
+    return name, run_dir(name, below(path.parent, given.get("run_dir")), environ)
+
+
+def _server_table(text: str) -> dict[str, Any]:
+    """[server] of a whole file; of a broken one what its lines say one by one."""
+    try:
+        table = tomli.loads(text).get("server")
+        return table if isinstance(table, dict) else {}
+    except ValueError:
+        pass
+    section = re.search(r"^\s*\[\s*server\s*\](.*?)(?=^\s*\[|\Z)", text, re.MULTILINE | re.DOTALL)
+    found: dict[str, Any] = {}
+    for line in section[1].splitlines() if section else ():
+        try:
+            found |= tomli.loads(line)
+        except ValueError:
+            continue
+    return found
+
+
+def below(directory: Path, path: str | None) -> str | None:
+    """A path as the file has it, absolute: a relative one is relative to the file's ``directory``. None for ""."""
+    return os.path.normpath(directory / path) if path else None
 
 
 def _run_bases(environ: Mapping[str, str]) -> Iterator[str]:
     if base := environ.get("RUNTIME_DIRECTORY"):
         yield base.split(":")[0]
-    if os.geteuid() == 0 or os.access("/run/workermand", os.W_OK):
-        yield "/run/workermand"
-    if base := environ.get("XDG_RUNTIME_DIR"):
+    if os.geteuid() == 0 or _is_writable(SYSTEM_RUN):
+        yield SYSTEM_RUN
+    # After `su` it may still be another user's.
+    if (base := environ.get("XDG_RUNTIME_DIR", "")) and _is_writable(base):
         yield os.path.join(base, "workermand")
-    yield os.path.join(tempfile.gettempdir(), f"workermand-{os.geteuid()}")
+    yield _private()
 
 
-def _place(name: str, explicit: str | None, base: str) -> str:
-    return os.path.abspath(explicit) if explicit else os.path.join(os.path.abspath(base), name)
+def _state_bases(environ: Mapping[str, str]) -> Iterator[str]:
+    if base := environ.get("STATE_DIRECTORY"):
+        yield base.split(":")[0]
+    if os.geteuid() == 0 or _is_writable(SYSTEM_STATE):
+        yield SYSTEM_STATE
+    if base := environ.get("XDG_STATE_HOME"):
+        yield os.path.join(base, "workermand")
+    if home := environ.get("HOME"):
+        yield os.path.join(home, ".local", "state", "workermand")
+    yield f"{_private()}-state"
+
+
+def _private() -> str:
+    """Under /tmp and not under $TMPDIR: workermanctl, started from elsewhere, must find it."""
+    return f"/tmp/workermand-{os.geteuid()}"
+
+
+def _is_writable(directory: str) -> bool:
+    return os.access(directory, os.W_OK | os.X_OK)
 
 
 # ---------------------------------------------------------------------- making
@@ -61,24 +140,23 @@ def make_directories(spec: ServerSpec) -> None:
     _make(spec.state_dir, "server.state_dir")
     for worker in spec.workers.values():
         own = os.path.join(spec.state_dir, worker.name)
-        _make(own, "server.state_dir", mode=0o700)
-        if worker.user and os.geteuid() == 0:
-            user = pwd.getpwnam(worker.user)
-            os.chown(own, user.pw_uid, user.pw_gid)
+        _make(own, "server.state_dir", 0o700, _ids(worker) if os.geteuid() == 0 else None)
 
 
-def _make(path: str, key: str, mode: int = 0o755) -> None:
-    private = os.path.join(tempfile.gettempdir(), f"workermand-{os.geteuid()}")
+def _make(path: str, key: str, mode: int = 0o755, owner: tuple[int, int] | None = None) -> None:
     try:
-        if path.startswith(private + os.sep):
-            _make_private(private, key)
+        for private in (_private(), f"{_private()}-state"):
+            if Path(private) in Path(path).parents:
+                _make_private(private, key)
         os.makedirs(path, mode=mode, exist_ok=True)
-        if not os.access(path, os.W_OK | os.X_OK):
-            raise PermissionError(13, "it is not writable")
+        if owner is not None:
+            os.chown(path, *owner)
+        if not _is_writable(path):
+            raise PermissionError(errno.EACCES, "not writable")
     except OSError as error:
-        raise ConfigError(
-            key, f"cannot make or write {path}: {error.strerror}", "make room, or name another directory"
-        ) from error
+        remedy = REMEDIES.get(error.errno or 0, "make it writable")
+        what = f"cannot use the directory {path}: {error.strerror}"
+        raise ConfigError(key, what, f"{remedy}, or set {key} to another") from error
 
 
 def _make_private(path: str, key: str) -> None:
@@ -86,76 +164,102 @@ def _make_private(path: str, key: str) -> None:
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
-        info = os.lstat(path)
-        if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o077:
-            raise ConfigError(
-                key, f"{path} is not a private directory of ours", "remove it, or set [server] run_dir"
-            ) from None
+        if not _is_private(path):
+            what = f"{path} is not a private directory of this user"
+            raise ConfigError(key, what, f"remove it, or set {key}") from None
+
+
+def _is_private(path: str) -> bool:
+    info = os.lstat(path)
+    return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and not info.st_mode & 0o077
 
 
 # ---------------------------------------------------------------------- users
 
 
-def check_group(where: str, group: str | None) -> str | None:
-    if group is not None:
-        try:
-            grp.getgrnam(group)
-        except KeyError:
-            raise ConfigError(where, f'there is no group "{group}"', f"groupadd --system {group}") from None
-    return group
-
-
 def check_users(where: str, spec: WorkerSpec) -> None:
+    """Whether the worker's users and groups exist and can be taken on. ``where`` is the worker's place in the file.
+    Raises ConfigError."""
     for key in ("user", "unix_user"):
-        if (name := getattr(spec, key)) is not None:
-            try:
-                pwd.getpwnam(name)
-            except KeyError:
-                raise ConfigError(
-                    f"{where}.{key}", f'there is no user "{name}"', f"useradd --system {name}, or comment it out"
-                ) from None
+        _check_user(f"{where}.{key}", getattr(spec, key))
     for key in ("group", "unix_group"):
         check_group(f"{where}.{key}", getattr(spec, key))
-    me = pwd.getpwuid(os.geteuid()).pw_name
-    if os.geteuid() != 0 and spec.user not in (None, me):
+
+
+def _check_user(where: str, name: str | None) -> None:
+    if name is None:
+        return
+    try:
+        uid = pwd.getpwnam(name).pw_uid
+    except KeyError:
         raise ConfigError(
-            f"{where}.user",
-            f'only root can run a worker as "{spec.user}"',
-            f'start as root, comment it out, or write "{me}"',
+            where, f'there is no user "{name}"', f"make it (useradd --system {name}), or comment the line out"
+        ) from None
+    if os.geteuid() not in (0, uid):
+        raise ConfigError(where, f'only root can use another user, "{name}"', "start as root, or comment the line out")
+
+
+def check_group(where: str, name: str | None) -> None:
+    """Likewise for a group: root may use any, everybody else his own. Raises ConfigError."""
+    if name is None:
+        return
+    try:
+        gid = grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigError(
+            where, f'there is no group "{name}"', f"make it (groupadd --system {name}), or comment the line out"
+        ) from None
+    if os.geteuid() != 0 and gid not in {os.getegid(), *os.getgroups()}:
+        raise ConfigError(
+            where, f'only root can use a group that is not its own, "{name}"', "start as root, or comment the line out"
         )
 
 
 def verify_users(spec: ServerSpec) -> list[ConfigError]:
-    """Before the fork: can each worker's user read the interpreter and the handlers? Names what is closed."""
+    """Before the fork: can each worker's user read the interpreter, this package and the handlers? Each complaint names
+    the directory that is closed."""
     if os.geteuid() != 0:
         return []
-    return [problem for worker in spec.workers.values() if worker.user for problem in _unreadable(spec, worker)]
+    wanted = dict.fromkeys((sys.prefix, sys.base_prefix, os.path.dirname(os.path.abspath(__file__)), *spec.app_path))
+    problems = []
+    for worker in spec.workers.values():
+        uid, gid = _ids(worker)
+        if uid == 0:
+            continue
+        gids = {gid, *os.getgrouplist(str(worker.user), gid)}
+        for path in wanted:
+            if closed := _closed(Path(path), uid, gids):
+                what = f"{worker.user} cannot read {path}: {closed} is closed to it, or not there"
+                problems.append(
+                    ConfigError(f"worker.{worker.name}.user", what, f"chmod o+rx {closed}, or move what is in it")
+                )
+    return problems
 
 
-def _unreadable(spec: ServerSpec, worker: WorkerSpec) -> Iterator[ConfigError]:
-    assert worker.user is not None
+def _ids(worker: WorkerSpec) -> tuple[int, int]:
+    """uid and gid that the worker's processes will have under a root master."""
+    if worker.user is None:
+        return 0, grp.getgrnam(worker.group).gr_gid if worker.group else 0
     user = pwd.getpwnam(worker.user)
-    gid = grp.getgrnam(worker.group).gr_gid if worker.group else user.pw_gid
-    groups = {gid, *os.getgrouplist(worker.user, gid)}
-    for wanted in (sys.prefix, *spec.app_path):
-        if closed := _closed_directory(Path(wanted), user.pw_uid, groups):
-            yield ConfigError(
-                f"worker.{worker.name}.user",
-                f"{worker.user} cannot read {wanted}: {closed} is closed to it",
-                f"chmod o+rx {closed}, or move it",
-            )
+    return user.pw_uid, grp.getgrnam(worker.group).gr_gid if worker.group else user.pw_gid
 
 
-def _closed_directory(path: Path, uid: int, gids: set[int]) -> Path | None:
-    if uid == 0:
-        return None
-    for directory in (*reversed(path.parents), path):
-        try:
-            info = directory.stat()
-        except OSError:
-            return directory
-        shift = 6 if info.st_uid == uid else 3 if info.st_gid in gids else 0
-        wanted = 5 if directory == path else 1
-        if (info.st_mode >> shift) & wanted != wanted:
-            return directory
+def _closed(path: Path, uid: int, gids: set[int]) -> Path | None:
+    """The first directory on the way that this user cannot pass, or ``path`` itself when it cannot be read; symlinks
+    have two ways."""
+    for way in dict.fromkeys((path, Path(os.path.realpath(path)))):
+        for directory in (*reversed(way.parents), way):
+            if not _may(directory, 5 if directory == way else 1, uid, gids):
+                return directory
     return None
+
+
+def _may(directory: Path, bits: int, uid: int, gids: set[int]) -> bool:
+    try:
+        info = directory.stat()
+        if "system.posix_acl_access" in os.listxattr(directory):
+            return True  # whom an access list lets in, the mode does not tell
+    except OSError:
+        return False
+    shift = 6 if info.st_uid == uid else 3 if info.st_gid in gids else 0
+    return (info.st_mode >> shift) & bits == bits

@@ -1,6 +1,6 @@
 """The settings, validated and frozen: what config.load() returns and everything downstream works with.
 
-All defaults live here. ``Seconds`` and ``Bytes`` are plain numbers; config.py turns "30s" and "10MiB" into them before
+All defaults live here. ``Seconds`` and ``Bytes`` are plain numbers; tables.py turns "30s" and "10MiB" into them before
 conversion, guided by the ``unit`` in the annotation.
 """
 
@@ -10,10 +10,12 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-Seconds = Annotated[float, Meta(ge=0, extra_json_schema={"unit": "seconds"})]
-"""A duration; 0 switches the matter off where the field says so."""
+Seconds = Annotated[float, Meta(ge=0, le=2_000_000, extra_json_schema={"unit": "seconds"})]
+"""A duration; 0 switches the matter off where the field says so. Bounded, for epoll counts 31 bits of milliseconds."""
 Bytes = Annotated[int, Meta(ge=0, extra_json_schema={"unit": "bytes"})]
 Count = Annotated[int, Meta(ge=0)]
+ProbeSeconds = Annotated[float, Meta(ge=1, le=32_767, extra_json_schema={"unit": "seconds"})]
+"""What the kernel takes for a keepalive probe."""
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -82,9 +84,9 @@ class Timeouts(Spec, frozen=True, kw_only=True):
 class Keepalive(Spec, frozen=True, kw_only=True):
     """TCP keepalive probes (Workerman's figures)."""
 
-    idle: Seconds = 55.0
-    interval: Seconds = 55.0
-    count: Annotated[int, Meta(ge=1)] = 1
+    idle: ProbeSeconds = 55.0
+    interval: ProbeSeconds = 55.0
+    count: Annotated[int, Meta(ge=1, le=127)] = 1
 
 
 class WorkerSpec(Spec, frozen=True, kw_only=True):
@@ -102,7 +104,7 @@ class WorkerSpec(Spec, frozen=True, kw_only=True):
     unix_mode: int = 0o660
     unix_user: str | None = None
     unix_group: str | None = None
-    backlog: Annotated[int, Meta(ge=1)] = 65_535
+    backlog: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 65_535
     """The kernel takes the smaller of this and net.core.somaxconn."""
     env: dict[str, str] = {}
     options: dict[str, Any] = {}

@@ -1,63 +1,75 @@
-"""Values as operators write them: "30s", "10MiB", "${env:NAME}". Pure, except that ${file:} reads a file."""
+"""Values as operators write them: "1m30s", "10MiB", "${env:NAME}". Text in, values out; only ${file:} looks outside.
+
+tables.py turns units into numbers where an annotation asks for it; config.py replaces references in every string.
+"""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-BYTES = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30,
-         "KB": 10**3, "MB": 10**6, "GB": 10**9}  # fmt: skip
-DURATION = re.compile(r"(?:\d+(?:\.\d+)?\s*(?:ms|s|m|h|d)\s*)+")
-REFERENCE = re.compile(r"\$(?:\$|\{(env|file):([^}]*)\})|\$")
+DURATIONS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+"""In the order in which they may follow each other: "1h30m"."""
+SIZES = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+         "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "B": 1, "": 1}  # fmt: skip
+"""With an i binary, with a B alone decimal; the bare letter is binary, as in systemd's units and nginx's files."""
+
+NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
+DURATION = "".join(rf"(?:{NUMBER}{unit} ?)?" for unit in DURATIONS)
+SIZE = rf"{NUMBER} ?({'|'.join(SIZES)})"
+REFERENCE = re.compile(r"\$(?:\$|\{(env|file):([^}]*)\})?")
 
 
 def seconds(text: str) -> float | None:
-    """ "1m30s" -> 90.0; None when it is no duration."""
-    text = text.strip()
-    if re.fullmatch(r"\d+(\.\d+)?", text):
+    """ "1m30s" -> 90.0, "7" -> 7.0; None: that is no duration."""
+    if re.fullmatch(NUMBER, text):
         return float(text)
-    if not DURATION.fullmatch(text):
+    match = re.fullmatch(DURATION, text)
+    if match is None or not any(match.groups()):
         return None
-    return sum(float(number) * SECONDS[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", text))
+    return sum(
+        float(number) * DURATIONS[unit] for number, unit in zip(match.groups(), DURATIONS, strict=True) if number
+    )
 
 
 def size(text: str) -> int | None:
-    """ "64KiB" -> 65536; None when it is no size."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
-    if match is None or match[2] not in BYTES:
-        return None
-    return int(float(match[1]) * BYTES[match[2]])
+    """ "64KiB" -> 65536; None: that is no size."""
+    match = re.fullmatch(SIZE, text)
+    return None if match is None else int(float(match[1]) * SIZES[match[2]])
 
 
-def interpolate(value: Any, environ: Mapping[str, str]) -> Any:
-    """Replaces ${env:NAME}, ${env:NAME:-default}, ${file:PATH} and $$ in every string of ``value``. Raises ValueError
-    in words for the operator."""
-    if isinstance(value, str):
-        return REFERENCE.sub(lambda match: _resolve(match, environ), value) if "$" in value else value
-    if isinstance(value, list):
-        return [interpolate(item, environ) for item in value]
-    if isinstance(value, dict):
-        return {key: interpolate(item, environ) for key, item in value.items()}
-    return value
+def interpolate(text: str, environ: Mapping[str, str], directory: Path) -> str:
+    """Replaces ${env:NAME}, ${env:NAME:-default}, ${file:PATH} (relative to ``directory``, without its last newline)
+    and $$. What comes in this way is not looked into again. Raises ValueError in words for the operator."""
+
+    def resolve(match: re.Match[str]) -> str:
+        kind, name = match.groups()
+        if kind == "env":
+            return _variable(match[0], name, environ)
+        if kind == "file":
+            return _content(match[0], directory / name)
+        if match[0] == "$$":
+            return "$"
+        raise ValueError("a lone $: write $$ for a dollar sign, ${env:NAME} or ${file:PATH} for what stands elsewhere")
+
+    return REFERENCE.sub(resolve, text)
 
 
-def _resolve(match: re.Match[str], environ: Mapping[str, str]) -> str:
-    if match[0] == "$$":
-        return "$"
-    if match[1] == "env":
-        name, default, fallback = match[2].partition(":-")
-        if value := environ.get(name, ""):
-            return value
-        if default:
-            return fallback
-        raise ValueError(f"{match[0]}: the variable {name} is not set; set it, or write ${{env:{name}:-default}}")
-    if match[1] == "file":
-        try:
-            return Path(os.path.expanduser(match[2])).read_text().removesuffix("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{match[0]}: {getattr(error, 'strerror', None) or error}") from error
-    raise ValueError("a lone $; write $$ for a dollar sign, ${env:NAME} or ${file:PATH} for a reference")
+def _variable(reference: str, name: str, environ: Mapping[str, str]) -> str:
+    """As in a shell: the default is for what is not set and for what is empty."""
+    name, has_default, default = name.partition(":-")
+    if has_default:
+        return environ.get(name) or default
+    if name not in environ:
+        raise ValueError(f"{reference}: the variable is not set; set it, or write ${{env:{name}:-default}}")
+    return environ[name]
+
+
+def _content(reference: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").removesuffix("\n")
+    except OSError as error:
+        raise ValueError(f"{reference}: {error.strerror}") from error
+    except ValueError as error:  # not UTF-8, or a NUL in the path
+        raise ValueError(f"{reference}: {error}") from error

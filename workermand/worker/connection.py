@@ -15,9 +15,11 @@ from workermand.link import ConnectionRow
 from workermand.protocols import registry
 from workermand.protocols.base import UNLIMITED, Protocol, as_bytes
 from workermand.protocols.custom import adapt
+from workermand.worker import intake
 from workermand.worker.callbacks import Callbacks
 from workermand.worker.handlers import CONNECTION_CALLBACKS, unknown
-from workermand.worker.wire import ConnectionStatus, Wire
+from workermand.worker.status import ConnectionStatus
+from workermand.worker.wire import Wire
 
 if TYPE_CHECKING:
     from workermand.worker.listener import Listener
@@ -147,11 +149,11 @@ class Connection:
 
     def pause_recv(self) -> None:
         """on_message is not called any more until resume_recv(), and nothing is read: TCP slows the client down."""
-        self.wire.pause()
+        intake.pause(self.wire)
 
     def resume_recv(self) -> None:
         """Undoes pause_recv(). What had been read already is delivered before this returns."""
-        self.wire.resume()
+        intake.resume(self.wire)
 
     def pipe(self, to: Connection, raw: bool = False) -> None:
         """All that this one receives is sent ``to`` the other, and its end closes the other; it is not read while the
@@ -179,7 +181,7 @@ class Connection:
         if isinstance(protocol, type):
             made_of = protocol if issubclass(protocol, Protocol) else adapt(protocol, protocol.__name__)
             protocol = made_of(self.max_package_size)
-        self.wire.swap(protocol)
+        intake.swap(self.wire, protocol)
 
     @property
     def max_package_size(self) -> int:
@@ -283,7 +285,7 @@ class Connection:
         """An ``on_*`` is assigned. Raises LoadError for what cannot be called as this one."""
         self.callbacks = self.callbacks.having(name, callback)
         if self.status is ConnectionStatus.ESTABLISHED:
-            self.wire.route()
+            intake.route(self.wire)
 
     @property
     def had_message(self) -> bool:

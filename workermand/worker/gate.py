@@ -90,10 +90,10 @@ class Gate:
 
     def left(self, ip: str) -> None:
         """A connection has ended: whoever waits may try again. ``ip`` matters to limits.per_ip alone."""
-        if self._per_ip[ip] > 1:
+        if ip:
             self._per_ip[ip] -= 1
-        else:
-            del self._per_ip[ip]
+            if self._per_ip[ip] <= 0:
+                del self._per_ip[ip]
         if self._waiting:
             self._wake()
 

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any
 
 from workermand.protocols.base import Protocol
+from workermand.worker import intake
 from workermand.worker.callbacks import Callbacks
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Inbox(Coroutine[Any, Any, None]):
         self._bytes += size
         self._queue.append(("on_message", self._on_message, (connection, message), size))
         if self.is_full:
-            self._wire.regulate()
+            intake.regulate(self._wire)
         self.wake()
 
     def add(self, name: str, callback: AsyncCallback, connection: Connection) -> None:
@@ -123,7 +124,7 @@ class Inbox(Coroutine[Any, Any, None]):
             while True:
                 while queue and not wire.paused:
                     await self._run_first()
-                if not queue and wire.idle():
+                if not queue and intake.idle(wire):
                     return
                 if not queue or wire.paused:
                     self._wake = wire.worker.loop.create_future()
@@ -131,7 +132,7 @@ class Inbox(Coroutine[Any, Any, None]):
                     self._wake = None
         finally:
             self._task = None
-            wire.lose(self)
+            intake.lose_inbox(wire)
 
     async def _run_first(self) -> None:
         name, callback, arguments, size = self._queue[0]
@@ -147,7 +148,7 @@ class Inbox(Coroutine[Any, Any, None]):
             self._queue.popleft()
             self._bytes -= size
         if len(self._queue) == self._limit // 2:
-            self._wire.regulate()
+            intake.regulate(self._wire)
 
     # ------------------------------------------------------------------ what its task calls
 

@@ -4,9 +4,8 @@
 
 Connection is what the handler holds; here is what moves. They are two objects because Connection checks what is
 assigned to it (an unknown ``on_*`` is an error), which costs 0.25 us an assignment: too much for counters that change
-with every message. What a message touches stands in slots, as bound callables; what is rare changes those callables and not a flag
-that every message would have to look at: a closed connection delivers to ``_discard``, a paused one to ``_hold``, one
-with async callbacks to its inbox, and one whose input is over feeds ``_ignore``.
+with every message. What a message touches stands in slots, as bound callables; what is rare puts others in their place
+(see intake.py), so that no message looks at a flag.
 
 A turn is the time in which a handler runs for this connection: one data_received, one step of the inbox. What it sends
 is collected in ``out`` and written once, at the turn's end; uvloop writes at once on every write. Sixteen pipelined
@@ -18,53 +17,24 @@ The transport's limits are 0: pause_writing says that the kernel did not take ev
 from __future__ import annotations
 
 import asyncio
-import enum
-import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
-from workermand.errors import CloseReason, ProtocolError, SendError
+from workermand.errors import CloseReason, SendError
 from workermand.protocols.base import UNLIMITED, Protocol
+from workermand.worker import intake
 from workermand.worker.inbox import Inbox
+from workermand.worker.status import CLOSED, CLOSING, ENDING, ESTABLISHED, INITIAL, ConnectionStatus
 
 if TYPE_CHECKING:
     from workermand.worker.connection import Connection
     from workermand.worker.listener import Listener
     from workermand.worker.worker import Worker
 
-logger = logging.getLogger(__name__)
-
 SPILL = 64 * 1024
 """Bytes: what is collected is written before the turn's end once it is so much."""
 NEVER = -1
 """A mark that every send is beyond."""
-
-
-class ConnectionStatus(enum.IntEnum):
-    """Workerman's names and numbers."""
-
-    INITIAL = 0
-    CONNECTING = 1
-    """Outgoing connections only."""
-    ESTABLISHED = 2
-    ENDING = 4
-    """end(): all is sent, what still comes is discarded."""
-    CLOSING = 8
-    """close(): what is unsent is on its way, nothing is read."""
-    CLOSED = 16
-
-
-INITIAL, ESTABLISHED, ENDING = ConnectionStatus.INITIAL, ConnectionStatus.ESTABLISHED, ConnectionStatus.ENDING
-CLOSING, CLOSED = ConnectionStatus.CLOSING, ConnectionStatus.CLOSED
-
-
-def _discard(connection: Connection, message: Any) -> None:
-    """Delivers to nobody."""
-
-
-def _ignore(data: bytes) -> Sequence[Any]:
-    """Feeds nobody: the input is over."""
-    return ()
 
 
 class Wire(asyncio.Protocol):
@@ -127,7 +97,7 @@ class Wire(asyncio.Protocol):
         self.mark = NEVER
         """While bytes_written stays below it, send() may collect without a further look."""
         self.max_send_buffer_size = worker.limits.send_buffer or UNLIMITED
-        self.deliver = _discard
+        self.deliver = intake.discard
         self.held: list[Any] | None = None
         """Messages that wait for resume(), or for the end of the turn that swapped the protocol."""
         self.paused = False
@@ -141,7 +111,7 @@ class Wire(asyncio.Protocol):
         self.linger: asyncio.TimerHandle | None = None
         self.asides: set[asyncio.Task[None]] | None = None
         """Async callbacks that run beside the inbox."""
-        self.use(protocol)
+        intake.use(self, protocol)
 
     # ------------------------------------------------------------------ what uvloop calls
 
@@ -153,7 +123,7 @@ class Wire(asyncio.Protocol):
         self.mark = min(SPILL, self.max_send_buffer_size)
         self.worker.connections[self.number] = self.connection
         self.stats.accepted += 1
-        self.route()
+        intake.route(self)
         callbacks = self.connection.callbacks
         if callbacks.on_connect is None:
             return
@@ -169,7 +139,7 @@ class Wire(asyncio.Protocol):
         try:
             messages = self.feed(data)
         except BaseException as error:
-            messages = self._violated(error)
+            messages = intake.violated(self, error)
         self.stats.total_request += len(messages)
         connection = self.connection
         try:
@@ -190,10 +160,13 @@ class Wire(asyncio.Protocol):
         try:
             messages = self.protocol.feed_eof()
         except BaseException as error:
-            messages = self._violated(error)
+            messages = intake.violated(self, error)
         else:
-            self._end_input(CloseReason.PEER_CLOSED)
-        self.turn(self._deliver_all, messages)
+            self.end_input(CloseReason.PEER_CLOSED)
+        if messages:
+            self.turn(intake.deliver_all, self, messages)
+        else:
+            self._maybe_end()
         return True
 
     def pause_writing(self) -> None:
@@ -229,191 +202,17 @@ class Wire(asyncio.Protocol):
         elif callbacks.on_close is not None:
             self.open_inbox().add("on_close", callbacks.on_close, self.connection)
         if self.inbox is None:
-            self._release()
+            self.release()
         else:
             self.inbox.wake()
 
-    def _release(self) -> None:
+    def release(self) -> None:
         """The last callback has run: connection and wire must not keep each other alive."""
         if self.listener is not None:
             self.listener.closing.discard(self.connection)
         if self.protocol.wants_connection:
             self.protocol.connection = None  # type: ignore[attr-defined]
         del self.connection
-
-    # ------------------------------------------------------------------ in
-
-    def use(self, protocol: Protocol) -> None:
-        self.protocol = protocol
-        self.encode = protocol.encode
-        self.feed = self._feed_by_steps if protocol.stepwise or protocol.replies else protocol.feed
-        if protocol.wants_connection:
-            protocol.connection = self.connection  # type: ignore[attr-defined]
-        if self.inbox is not None:
-            self.inbox.bound_by(protocol)
-
-    def swap(self, protocol: Protocol) -> None:
-        """Another protocol from here on: it is fed what the former one has not consumed, or not delivered yet."""
-        former = self.protocol
-        if self.feed is _ignore:
-            self.protocol, self.encode = protocol, protocol.encode
-            return
-        self.use(protocol)
-        if self.out is not None and self.inbox is None:
-            # The messages behind this one are still in the hands of data_received, or of resume().
-            self.former = self.former or former
-            self.epilogue = self._reparse
-            self.route()
-            return
-        undelivered, self.held = self.held or [], None
-        if self.inbox is not None:
-            undelivered = self.inbox.take_back()
-        self.turn(self._feed, _unread(former, undelivered, b""))
-
-    def pause(self) -> None:
-        self.paused = True
-        self.route()
-        self.regulate()
-
-    def resume(self) -> None:
-        if not self.paused or self.status is not ESTABLISHED:
-            return
-        self.paused = False
-        self.route()
-        self.regulate()
-        if self.inbox is not None:
-            self.inbox.wake()
-        self.turn(self._deliver_held)
-
-    def regulate(self) -> None:
-        """Reads, or does not, as the handler and the inbox would have it."""
-        if self.status is not ESTABLISHED or self.feed is _ignore:
-            return
-        if self.paused or (self.inbox is not None and self.inbox.is_full):
-            self.transport.pause_reading()
-        else:
-            self.transport.resume_reading()
-
-    def route(self) -> None:
-        """Decides where messages go."""
-        callbacks = self.connection.callbacks
-        if self.status is not ESTABLISHED or callbacks.on_message is None:
-            self.deliver = _discard
-        elif self.inbox is not None:
-            self.inbox.use(callbacks)
-            self.deliver = self.inbox.put
-        elif self.paused or self.former is not None:
-            self.deliver = self._hold
-        elif "on_message" in callbacks.asynchronous:
-            self.deliver = self._put_first
-        else:
-            self.deliver = callbacks.on_message
-
-    def open_inbox(self) -> Inbox:
-        if self.inbox is None:
-            self.inbox = Inbox(self)
-            self.route()
-        return self.inbox
-
-    def idle(self) -> bool:
-        """The inbox has nothing left to do. True: it is not needed any more."""
-        if self.status is CLOSED:
-            return True
-        self.regulate()
-        if self.protocol.stepwise and self.status is ESTABLISHED:
-            self._feed(b"")
-        if self.epilogue is not None:
-            self.epilogue(b"")
-        return not ("on_message" in self.connection.callbacks.asynchronous or self.is_waiting_for_handler)
-
-    def lose(self, inbox: Inbox) -> None:
-        """Its task has ended: it was not needed any more, or somebody cancelled it."""
-        if self.inbox is inbox:
-            self.inbox = None
-            if self.status is CLOSED:
-                self._release()
-            else:
-                self.route()
-
-    @property
-    def is_waiting_for_handler(self) -> bool:
-        return self.inbox is not None and self.inbox.is_busy
-
-    def _put_first(self, connection: Connection, message: Any) -> None:
-        self.open_inbox().put(connection, message)
-
-    def _hold(self, connection: Connection, message: Any) -> None:
-        if self.held is None:
-            self.held = []
-        self.held.append(message)
-
-    def _deliver_held(self) -> None:
-        held, self.held = self.held or [], None
-        self._hand_over(held)
-        if self.protocol.stepwise:
-            self._feed(b"")
-
-    def _deliver_all(self, messages: Sequence[Any]) -> None:
-        self.stats.total_request += len(messages)
-        self._hand_over(messages)
-
-    def _hand_over(self, messages: Sequence[Any]) -> None:
-        try:
-            for message in messages:
-                self.deliver(self.connection, message)
-        except BaseException as error:
-            self.failed("on_message", error)
-
-    def _feed(self, data: bytes) -> None:
-        """Beside data_received: bytes that a protocol left over, and what a stepwise one has not parsed yet."""
-        try:
-            messages = self.feed(data)
-        except BaseException as error:
-            messages = self._violated(error)
-        self._deliver_all(messages)
-        if self.former is not None:
-            self._reparse(data)
-
-    def _feed_by_steps(self, data: bytes) -> Sequence[Any]:
-        """``feed`` for a protocol that answers by itself, or whose next message depends on what became of the last."""
-        protocol = self.protocol
-        while True:
-            try:
-                messages = protocol.feed(data)
-            finally:
-                if protocol.replies and self.out is not None:
-                    reply = protocol.take_replies()
-                    self.bytes_written += len(reply)
-                    self.out.append(reply)
-            if not protocol.stepwise or not messages:
-                return messages
-            self._deliver_all(messages)
-            if self.protocol is not protocol or self.paused or self.feed is _ignore or self.is_waiting_for_handler:
-                return ()
-            data = b""
-
-    def _reparse(self, data: bytes) -> None:
-        """The end of a turn in which a handler has swapped the protocol; ``data`` is what the turn began with."""
-        former, self.former = self.former, None
-        undelivered, self.held = self.held or [], None
-        self.epilogue = self._maybe_end if self.ending is not None else None
-        self.route()
-        if former is not None and self.feed is not _ignore:
-            self.stats.total_request -= len(undelivered)
-            self._feed(_unread(former, undelivered, data))
-
-    def _violated(self, error: BaseException) -> Sequence[Any]:
-        """The good messages before the violation; after them it is over."""
-        reason, messages = CloseReason.PROTOCOL_ERROR, ()
-        if isinstance(error, ProtocolError):
-            reason, messages = error.close_reason, tuple(error.messages)
-        connection = self.connection
-        logger.info(
-            "connection %s from %s: %s", connection.id, connection.get_remote_address(), error, exc_info=error.__cause__
-        )
-        self._end_input(reason)
-        self.transport.pause_reading()
-        return messages
 
     # ------------------------------------------------------------------ out
 
@@ -493,6 +292,12 @@ class Wire(asyncio.Protocol):
         self.worker.failed(where, self.connection, error)
         self.close(CloseReason.HANDLER_ERROR)
 
+    def open_inbox(self) -> Inbox:
+        if self.inbox is None:
+            self.inbox = Inbox(self)
+            intake.route(self)
+        return self.inbox
+
     def _call(self, name: str, connection: Connection, *args: object) -> None:
         callback = getattr(connection.callbacks, name)
         if callback is None:
@@ -550,9 +355,18 @@ class Wire(asyncio.Protocol):
         """As soon as it has had a message, is between two, and no handler is at work."""
         if self.status is ESTABLISHED and self.ending is None:
             self.ending = reason
-            self.epilogue = self.epilogue or self._maybe_end
+            self.look_for_end()
             if self.out is None:
                 self._maybe_end()
+
+    def look_for_end(self) -> None:
+        """At the end of every turn from here on."""
+        if self.former is None:
+            self.epilogue = self._maybe_end if self.ending is not None else None
+
+    @property
+    def is_waiting_for_handler(self) -> bool:
+        return self.inbox is not None and self.inbox.is_busy
 
     @property
     def had_message(self) -> bool:
@@ -562,18 +376,18 @@ class Wire(asyncio.Protocol):
     def is_between_messages(self) -> bool:
         return not (self.protocol.buffered or self.held or self.is_waiting_for_handler)
 
-    def _end_input(self, reason: CloseReason) -> None:
+    def end_input(self, reason: CloseReason) -> None:
         """It ends when what has come in is done with."""
-        self.feed = _ignore
+        self.feed = intake.ignore
         self.ending = reason
-        self.epilogue = self.epilogue or self._maybe_end
+        self.look_for_end()
 
     def _maybe_end(self, _data: bytes = b"") -> None:
         if self.ending is None or self.held or self.is_waiting_for_handler:
             return
-        if self.feed is not _ignore and not (self.had_message and self.is_between_messages):
+        if self.feed is not intake.ignore and not (self.had_message and self.is_between_messages):
             return
-        over = self.feed is _ignore
+        over = self.feed is intake.ignore
         if over and (self.ending is CloseReason.PEER_CLOSED or not self.unsent):
             self.close(self.ending)
         else:  # the last answer is on its way, and the client may still be sending
@@ -588,8 +402,8 @@ class Wire(asyncio.Protocol):
         self.status = status
         self.close_reason = self.close_reason or reason
         self.mark = NEVER
-        self.deliver = _discard
-        self.feed = _ignore
+        self.deliver = intake.discard
+        self.feed = intake.ignore
         self.held = self.former = self.ending = self.epilogue = None
         self.paused = False
         if self.inbox is not None:
@@ -603,11 +417,3 @@ def _reason_of(error: Exception | None) -> CloseReason:
     if isinstance(error, BrokenPipeError):
         return CloseReason.WRITE_FAILED
     return CloseReason.PEER_RESET if isinstance(error, OSError) else CloseReason.HANDLER_ERROR
-
-
-def _unread(protocol: Protocol, undelivered: list[Any], data: bytes) -> bytes:
-    """The bytes of messages that were parsed too early, and of the one begun. Only of messages of the last feed does a
-    protocol know the very bytes."""
-    if data or not undelivered:
-        return protocol.detach(undelivered, data)
-    return b"".join(map(protocol.encode, undelivered)) + protocol.detach()

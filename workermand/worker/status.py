@@ -1,0 +1,25 @@
+"""The states of a connection: Workerman's names and numbers. wire.py moves from one to the next, never back."""
+
+from __future__ import annotations
+
+import enum
+
+
+class ConnectionStatus(enum.IntEnum):
+    INITIAL = 0
+    CONNECTING = 1
+    """Outgoing connections only."""
+    ESTABLISHED = 2
+    ENDING = 4
+    """end(): what is unsent is on its way, or the peer's end is awaited; what still comes in is discarded."""
+    CLOSING = 8
+    """close(): what is unsent is on its way, nothing is read."""
+    CLOSED = 16
+    """on_close has been called, or is at work."""
+
+
+INITIAL = ConnectionStatus.INITIAL
+ESTABLISHED = ConnectionStatus.ESTABLISHED
+ENDING = ConnectionStatus.ENDING
+CLOSING = ConnectionStatus.CLOSING
+CLOSED = ConnectionStatus.CLOSED
