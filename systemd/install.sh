@@ -43,8 +43,8 @@ install_venv() {
 
 # The file of the source tree, for its new place: where the handlers are, and that workers do not run as root.
 installed_config() {
-    sed -e "s|^app_path = \[[^]]*\]|app_path = [\"${APPS%/apps}\"]|" \
-        -e 's|^# user = "nobody"$|user = "workermand"|' config/workers.toml
+    sed -e "s|^app_path = .*|app_path = [\"${APPS%/apps}\"]|" \
+        -e 's|^# user = "workermand"$|user = "workermand"|' config/workers.toml
 }
 
 install_config() {
@@ -53,6 +53,8 @@ install_config() {
     else
         mkdir -p "$ORIGINAL" "$DESTDIR${CONFIG%/*}"
         installed_config > "$ORIGINAL/workers.toml"
+        grep -q "^app_path = .*${APPS%/apps}" "$ORIGINAL/workers.toml" && grep -q '^user = ' "$ORIGINAL/workers.toml" ||
+            { echo "config/workers.toml lacks the lines that become the installed ones" >&2; exit 1; }
         cp "$ORIGINAL/workers.toml" "$DESTDIR$CONFIG"
     fi
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -194,6 +195,23 @@ def test_tasks_keep_name_result_cancellation_and_the_face_of_their_coroutine(gua
         assert await task == 7
 
     guarded.run(main())
+
+
+def test_a_signal_that_comes_while_the_loop_is_left_is_told_when_it_runs_again(guarded: Guarded) -> None:
+    told = guarded.loop.create_future()
+
+    async def main() -> None:
+        guarded.loop.add_signal_handler(signal.SIGALRM, told.set_result, "alarm")
+
+    guarded.run(main())
+    signal.raise_signal(signal.SIGALRM)
+    guarded.run(asyncio.wait_for(told, 20))
+    guarded.run(remove(guarded.loop))
+    assert told.result() == "alarm"
+
+
+async def remove(loop: asyncio.AbstractEventLoop) -> None:
+    loop.remove_signal_handler(signal.SIGALRM)
 
 
 def test_call_takes_sync_and_async() -> None:

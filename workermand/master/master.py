@@ -78,6 +78,7 @@ class Master:
     def run(self) -> int:
         """Raises ConfigError before the first fork; afterwards whatever happens is logged and survived."""
         with contextlib.ExitStack() as stack:
+            stack.callback(self._close)
             self._prepare(stack)
             self._first_start()
             while self.state is not State.STOPPING or next(self.crew.children(), None) is not None:
@@ -138,6 +139,12 @@ class Master:
         self._control = Control(self.selector, path, self.spec.control_group, self.desk.serve)
         stack.callback(self._control.close)
         self._catch_signals()
+
+    def _close(self) -> None:
+        """Last of all: what was there before anything could fail."""
+        signal.set_wakeup_fd(-1)
+        for closable in (self._wakeup, self._interrupt, self.selector, self.notify):
+            closable.close()
 
     def _catch_signals(self) -> None:
         """The handlers do nothing: the number arrives through the wakeup descriptor, and is handled in the loop."""

@@ -9,8 +9,10 @@ process.py installs all of it; ``failed`` is Worker.failed, where every such exc
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import os
+import signal
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
@@ -101,10 +103,20 @@ def run_until(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], fail
     """Runs the loop until ``future`` is done, whatever user code does to the loop meanwhile."""
     future.add_done_callback(lambda _future: loop.stop())
     while not future.done():
+        loop.call_soon(_tell_missed_signals)
         try:
             loop.run_forever()
         except EXITS as error:
             failed(BARE_CALLBACK, None, error)
+
+
+def _tell_missed_signals() -> None:
+    """uvloop only notes a signal that comes while it is not running, between two phases of our life, and tells of it
+    when the next one writes to its wakeup descriptor. A zero stands for no signal."""
+    wakeup = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+    with contextlib.suppress(BlockingIOError):
+        os.write(wakeup, b"\0")
 
 
 async def call(callback: Callable[..., Any], *arguments: Any) -> None:
