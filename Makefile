@@ -10,9 +10,11 @@ PIP_INSTALL := -m pip install --quiet --quiet --disable-pip-version-check --use-
 
 .PHONY: run test style types imports coverage system soak bench install uninstall clean
 
-# `exec`: Ctrl+C is the daemon's alone to answer.
+# On a terminal the daemon gets a process group of its own (bash -m): Ctrl+C is its alone to answer, and make ends with
+# its exit code instead of dying of the signal.
+RUN := $(BIN)/workermand run -c config/workers.toml
 run: $(VENV)/.runs
-	@exec $(BIN)/workermand run -c config/workers.toml
+	@if [ -t 0 ]; then bash -mc '$(RUN); exit $$?'; else exec $(RUN); fi
 
 # ------------------------------------------------------------------------------------------------ the environment
 

@@ -53,8 +53,10 @@ install_config() {
     else
         mkdir -p "$ORIGINAL" "$DESTDIR${CONFIG%/*}"
         installed_config > "$ORIGINAL/workers.toml"
-        grep -q "^app_path = .*${APPS%/apps}" "$ORIGINAL/workers.toml" && grep -q '^user = ' "$ORIGINAL/workers.toml" ||
-            { echo "config/workers.toml lacks the lines that become the installed ones" >&2; exit 1; }
+        if [ "$(grep -c -e "^app_path = .*${APPS%/apps}" -e '^user = ' "$ORIGINAL/workers.toml")" != 2 ]; then
+            echo "config/workers.toml lacks the lines that become the installed ones" >&2
+            exit 1
+        fi
         cp "$ORIGINAL/workers.toml" "$DESTDIR$CONFIG"
     fi
 }

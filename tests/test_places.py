@@ -77,6 +77,7 @@ def test_run_dir(
         (0, {"HOME": "/root"}, "/var/lib/workermand/t"),
         (1234, {"XDG_STATE_HOME": "/home/me/state", "HOME": "/home/me"}, "/home/me/state/workermand/t"),
         (1234, {"HOME": "/home/me"}, "/home/me/.local/state/workermand/t"),
+        (1234, {"HOME": "/nonexistent"}, "/tmp/workermand-1234-state/t"),
         (1234, {}, "/tmp/workermand-1234-state/t"),
     ],
 )
@@ -84,7 +85,7 @@ def test_state_dir(
     uid: int, environ: dict[str, str], expected: str, become: Callable[..., None], writable: Callable[..., None]
 ) -> None:
     become(uid)
-    writable()
+    writable("/home/me")
     assert places.state_dir("t", None, environ) == expected
     assert places.state_dir("t", "/var/mine", environ) == "/var/mine"
 
@@ -189,8 +190,7 @@ def test_a_directory_that_cannot_be_made_is_named_with_the_remedy(tmp_path: Path
     with pytest.raises(ConfigError) as refused:
         places.make_directories(server(tmp_path / "file" / "run", tmp_path))
     assert str(refused.value) == (
-        f"server.run_dir: cannot use the directory {tmp_path}/file/run: Not a directory; "
-        "make it writable, or set server.run_dir to another"
+        f"server.run_dir: cannot make or write {tmp_path}/file/run: Not a directory; set server.run_dir to another"
     )
 
 
@@ -212,7 +212,7 @@ def test_a_full_and_a_read_only_disk(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_directory_that_cannot_be_written(tmp_path: Path, writable: Callable[..., None]) -> None:
     writable()
-    with pytest.raises(ConfigError, match=r"cannot use the directory .*: not writable; make it writable, or"):
+    with pytest.raises(ConfigError, match=r"cannot make or write .*: not writable; make it writable, or set"):
         places.make_directories(server(tmp_path / "run", tmp_path))
 
 

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 SYSTEM_RUN = "/run/workermand"
 SYSTEM_STATE = "/var/lib/workermand"
 REMEDIES = {
-    errno.ENOSPC: "make room",
-    errno.EDQUOT: "make room",
-    errno.EROFS: "mount it writable",
+    errno.EACCES: "make it writable, or ",
+    errno.EPERM: "make it writable, or ",
+    errno.ENOSPC: "make room, or ",
+    errno.EDQUOT: "make room, or ",
+    errno.EROFS: "mount it writable, or ",
 }
 """What to do about a directory that cannot be made, beside naming another one."""
 
@@ -117,7 +119,8 @@ def _state_bases(environ: Mapping[str, str]) -> Iterator[str]:
         yield SYSTEM_STATE
     if base := environ.get("XDG_STATE_HOME"):
         yield os.path.join(base, "workermand")
-    if home := environ.get("HOME"):
+    # Service users and containers have a home that is not there.
+    if (home := environ.get("HOME", "")) and _is_writable(home):
         yield os.path.join(home, ".local", "state", "workermand")
     yield f"{_private()}-state"
 
@@ -154,9 +157,8 @@ def _make(path: str, key: str, mode: int = 0o755, owner: tuple[int, int] | None 
         if not _is_writable(path):
             raise PermissionError(errno.EACCES, "not writable")
     except OSError as error:
-        remedy = REMEDIES.get(error.errno or 0, "make it writable")
-        what = f"cannot use the directory {path}: {error.strerror}"
-        raise ConfigError(key, what, f"{remedy}, or set {key} to another") from error
+        hint = f"{REMEDIES.get(error.errno or 0, '')}set {key} to another"
+        raise ConfigError(key, f"cannot make or write {path}: {error.strerror}", hint) from error
 
 
 def _make_private(path: str, key: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pty
 import re
@@ -9,7 +10,9 @@ import select
 import signal
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,12 +47,18 @@ class Terminal:
             pass
         return self._process.wait(PATIENCE)
 
+    def hang_up(self) -> None:
+        """The window is closed."""
+        os.close(self._fd)
+        self._fd = -1
+
     def end(self) -> None:
         """Whatever it is at."""
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-        os.close(self._fd)
+        self._process.wait()
+        if self._fd >= 0:
+            self.hang_up()
 
     def _read(self) -> bool:
         ready, _, _ = select.select([self._fd], [], [], PATIENCE)
@@ -71,9 +80,22 @@ def test_make_run_serves_until_ctrl_c() -> None:
             client.sendall(b"hello\n")
             assert client.recv(100) == b"hello\n"
         terminal.type(b"\x03")
-        # make ends as it was asked to, by the signal; it would name the daemon's exit code, were that not 0.
-        assert terminal.wait() == -signal.SIGINT
+        assert terminal.wait() == 0
     finally:
         terminal.end()
     assert "***" not in terminal.screen
     assert "Traceback" not in terminal.screen
+
+
+def test_a_closed_terminal_ends_what_was_started_in_it(eventually: Callable[..., Any]) -> None:
+    def refused() -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", 2347)) == errno.ECONNREFUSED
+
+    terminal = Terminal("bash", "-c", "make run; true")  # a shell leads the session, as in a window
+    try:
+        terminal.wait_for(r"started: ")
+        terminal.hang_up()
+        eventually("nothing listens any more", refused)
+    finally:
+        terminal.end()

@@ -124,7 +124,7 @@ class Child:
             data = os.read(self._output, 1 << 16)
             if not data:
                 return True
-            self.printed += data.decode("utf-8", "surrogateescape")
+            self.printed += data.decode("utf-8", "backslashreplace")
         return True
 
     def output(self) -> str:
@@ -134,7 +134,7 @@ class Child:
             data = os.read(self._output, 1 << 16)
             if not data:
                 return self.printed
-            self.printed += data.decode("utf-8", "surrogateescape")
+            self.printed += data.decode("utf-8", "backslashreplace")
 
     def lines(self) -> list[str]:
         """The whole output without the tags of worker and pid."""
@@ -174,6 +174,8 @@ class Child:
         if wait and self.exit_code is None:
             os.kill(self.pid, signal.SIGKILL)
             self.wait()
+        self._read()
+        print(self.printed)  # pytest shows it with a failure
         self.link.close()
         os.close(self._output)
         for sock in (*self.sockets, *self._clients):

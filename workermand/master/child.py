@@ -34,7 +34,7 @@ TRACEBACK_TIME = 1.0
 """Seconds a blocked child has to print where it is, between SIGABRT and SIGKILL."""
 FAST_STOP = 3.0
 """Seconds for on_close and on_worker_stop in a fast stop, unless timeouts.stop is shorter."""
-KILL_GRACE = 1.0
+KILL_GRACE = 2.0
 """Seconds a child has beyond the deadline it was told: it closes connections at that deadline, and then ends."""
 
 

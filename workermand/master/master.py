@@ -208,6 +208,13 @@ class Master:
         else:
             self.stop(how)
 
+    def _hang_up(self) -> None:
+        """A reload; but whoever closes the terminal of a daemon in the foreground wants it to end."""
+        if self.outputs.terminal_is_gone:
+            self.stop("drain")
+        else:
+            self.changes.ask("reload")
+
     # ------------------------------------------------------------------ for people
 
     def describe(self) -> Server:
@@ -234,7 +241,7 @@ SIGNALS: dict[signal.Signals, Callable[[Master], None]] = {
     signal.SIGTERM: lambda master: master._end("drain"),
     signal.SIGINT: lambda master: master._end("fast"),
     signal.SIGQUIT: lambda master: master.stop("drain"),
-    signal.SIGHUP: lambda master: master.changes.ask("reload"),
+    signal.SIGHUP: lambda master: master._hang_up(),
     signal.SIGUSR1: lambda master: master.changes.ask("reload"),
     signal.SIGUSR2: lambda master: master.desk.dump(),
 }

@@ -64,6 +64,12 @@ class Outputs:
 
     def __init__(self) -> None:
         self._spec = LogSpec()
+        self._had_terminal = os.isatty(1)
+
+    @property
+    def terminal_is_gone(self) -> bool:
+        """We were started in a terminal, and it has been closed."""
+        return self._had_terminal and not os.isatty(1)
 
     def open(self, spec: LogSpec) -> None:
         """Raises ConfigError; what was open stays open then."""

@@ -118,7 +118,7 @@ class Connection:
         elif data.__class__ is not bytes:
             data = as_bytes(data)
         out = wire.out
-        if out is None or (size := wire.bytes_written + len(data)) > wire.mark:
+        if out is None or (size := wire.bytes_written + len(data)) >= wire.mark:
             return wire.accept(self, data)
         wire.bytes_written = size
         out.append(data)
