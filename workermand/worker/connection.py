@@ -169,8 +169,9 @@ class Connection:
         """The object that parses and encodes for this connection.
 
         Assigning swaps it: a name ("text"), a class (also one with Workerman's three functions) or an object of a
-        Protocol class. What the former one has not consumed, or this callback's turn not delivered yet, is fed to the
-        new one. An async handler swaps while more has been read: text then has lost the CR of line ends.
+        Protocol class. What the former one has not consumed, and messages behind the present one, are fed to the new
+        one, so that a client need not wait for an answer; only bytes that the former one cannot read at all (text after
+        a frame) break the connection when they come in one piece with its last message.
         """
         return self.wire.protocol
 

@@ -228,6 +228,8 @@ def _reparse(wire: Wire, data: bytes) -> None:
     route(wire)
     if former is not None and wire.feed is not ignore:
         _refeed(wire, former, undelivered, data)
+    if wire.epilogue is not None:
+        wire.epilogue(b"")
 
 
 def _refeed(wire: Wire, former: Protocol, undelivered: list[Any], data: bytes) -> None:
