@@ -122,9 +122,12 @@ def test_one_that_is_not_ready_in_time_is_killed() -> None:
 
 
 def test_one_that_does_not_end_in_time_is_killed() -> None:
-    with pytest.raises(ServerFailed, match="still running"), running_server("apps.echo") as server:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(running_server("apps.echo"))
         os.kill(server.pid, signal.SIGSTOP)
         server.timeout = 0.2
+        with pytest.raises(ServerFailed, match="still running"):
+            stack.close()
     assert server.processes() == []
 
 

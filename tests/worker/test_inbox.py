@@ -62,7 +62,7 @@ def test_in_order_one_at_a_time_and_written_once(scene: Scene, hand: Hand) -> No
 
 
 def test_what_is_sent_before_an_await_does_not_wait_for_its_end(scene: Scene, hand: Hand) -> None:
-    connection, transport = scene.connect()
+    _connection, transport = scene.connect()
     transport.receive(b"a\nwait\nb\nc\n")
     scene.turn()
     assert scene.log == ["a", "wait"] and transport.writes == [b"a\nwait\n"]

@@ -110,7 +110,6 @@ def test_the_protocol_that_replaces_it_gets_the_rest(scene: Scene) -> None:
     assert scene.log == ["None:a1", "None:b2", b"c3d"]
 
 
-
 def test_with_an_async_handler_it_reads_on_when_the_handler_is_done(scene: Scene) -> None:
     gate = scene.loop.create_future()
 

@@ -149,7 +149,7 @@ def test_a_slow_client_that_is_closed_stays_under_the_janitors_eyes(scene: Scene
     assert scene.worker.stats.closed == {CloseReason.WRITE_STALL: 1} and not scene.worker.stalled
 
 
-# ---------------------------------------------------------------------------------------------------- handlers that fail
+# --------------------------------------------------------------------------------------------------- handlers that fail
 
 
 @pytest.mark.parametrize("error", [ValueError("boom"), SystemExit(3), KeyboardInterrupt()])

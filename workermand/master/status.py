@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 import psutil
 
-import workermand
+from workermand import __version__
 from workermand.link import Ask, ConnectionRow, Connections, Status
 from workermand.master.child import Child, Phase
 from workermand.master.slots import Slot
@@ -109,7 +109,7 @@ def connections(gathering: Gathering) -> dict[str, Any]:
 def _server(server: Server) -> dict[str, Any]:
     return {
         "name": server.spec.name,
-        "version": workermand.__version__,
+        "version": __version__,
         "pid": os.getpid(),
         "file": server.spec.file,
         "started": server.started,

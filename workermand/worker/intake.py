@@ -192,7 +192,7 @@ def violated(wire: Wire, error: BaseException) -> Sequence[Any]:
         reason, messages = error.close_reason, tuple(error.messages)
     connection = wire.connection
     cause = error.__cause__ if isinstance(error, ProtocolError) else error
-    logger.info("connection %s from %s: %s", connection.id, connection.get_remote_address(), error, exc_info=cause)
+    logger.info("connection %s from %s: %s", connection.id, connection.get_remote_address(), str(error), exc_info=cause)
     wire.transport.pause_reading()
     wire.end_input(reason)
     return messages
