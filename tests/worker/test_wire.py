@@ -14,7 +14,7 @@ from workermand.protocols.base import Protocol
 from workermand.protocols.raw import Raw
 from workermand.protocols.text import Text
 from workermand.worker.connection import Connection, ConnectionStatus
-from workermand.worker.wire import SPILL
+from workermand.worker.wire import DISCARDED, SPILL
 
 __all__ = ["scene"]
 
@@ -315,6 +315,17 @@ def test_end_waits_for_what_is_unsent_and_then_for_its_time(scene: Scene) -> Non
     scene.until(lambda: transport.aborted)
     transport.settle()
     assert connection.close_reason is CloseReason.CLOSED and not scene.worker.connections
+
+
+def test_a_peer_that_sends_on_and_on_is_not_waited_for(scene: Scene) -> None:
+    connection, transport = scene.connect()
+    connection.end("bye")
+    transport.receive(b"x" * DISCARDED)
+    assert connection.status is ConnectionStatus.ENDING
+    transport.receive(b"x")
+    assert transport.aborted
+    transport.settle()
+    assert connection.close_reason is CloseReason.CLOSED and connection.wire.linger.cancelled()
 
 
 def test_the_peers_end_cancels_the_wait(scene: Scene) -> None:

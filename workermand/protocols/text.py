@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 
 from workermand.protocols.base import Delimited, as_bytes
 
+NEWLINE = ord("\n")
+
 
 class Text(Delimited):
     """Lines of str in, str or bytes out."""
@@ -22,11 +24,11 @@ class Text(Delimited):
     delimiter: ClassVar[bytes] = b"\n"
 
     def feed(self, data: bytes) -> list[str]:
-        if self._held and not (data := self._join(data)):
+        if not data or (self._held and not (data := self._join(data))):
             return []
         if len(data) >= self.max_package:
             return self._split(data)
-        if data[-1:] != b"\n":
+        if data[-1] != NEWLINE:
             end = data.rfind(b"\n") + 1
             self._held = data[end:]
             data = data[:end]
@@ -52,6 +54,9 @@ class Text(Delimited):
         return data.split(b"\n", data.count(b"\n") - len(undelivered))[-1]
 
     def encode(self, message: Any) -> bytes:
-        if isinstance(message, str):
+        if not isinstance(message, str):
+            return as_bytes(message) + b"\n"
+        try:
+            return message.encode() + b"\n"
+        except UnicodeEncodeError:
             return message.encode("utf-8", "surrogateescape") + b"\n"
-        return as_bytes(message) + b"\n"

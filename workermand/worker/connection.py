@@ -114,7 +114,8 @@ class Connection:
         """
         wire = self.wire
         if not raw:
-            data = wire.encode(data)
+            encode = wire.encode
+            data = encode(data)
         elif data.__class__ is not bytes:
             data = as_bytes(data)
         out = wire.out

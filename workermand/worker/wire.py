@@ -5,7 +5,8 @@
 Connection is what the handler holds; here is what moves. They are two objects because Connection checks what is
 assigned to it (an unknown ``on_*`` is an error), which costs 0.25 us an assignment: too much for counters that change
 with every message. What a message touches stands in slots, as bound callables; what is rare puts others in their place
-(see intake.py), so that no message looks at a flag.
+(see intake.py), so that no message looks at a flag. A callable from a slot becomes a local before it is called: Python
+3.11 specializes that, and not ``self.feed(data)``, which costs 40 ns more.
 
 A turn is the time in which a handler runs for this connection: one data_received, one step of the inbox. What it sends
 is collected in ``out`` and written once, at the turn's end; uvloop writes at once on every write. Sixteen pipelined
@@ -17,6 +18,7 @@ The transport's limits are 0: pause_writing says that the kernel did not take ev
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 SPILL = 64 * 1024
 """Bytes: what is collected is written before the turn's end once it is so much."""
+DISCARDED = 1024 * 1024
+"""Bytes of input that a lingering close throws away at most: the peer that sends on and on gets a reset."""
 NEVER = -1
 """A mark that every send is beyond."""
 
@@ -136,22 +140,25 @@ class Wire(asyncio.Protocol):
         self.bytes_read += len(data)
         out: list[bytes] = []
         self.out = out
+        feed = self.feed
         try:
-            messages = self.feed(data)
+            messages = feed(data)
         except BaseException as error:
             messages = intake.violated(self, error)
         self.stats.total_request += len(messages)
         connection = self.connection
         try:
             for message in messages:
-                self.deliver(connection, message)
+                deliver = self.deliver
+                deliver(connection, message)
         except BaseException as error:
             self.failed("on_message", error)
         if self.epilogue is not None:
             self.epilogue(data)
         self.out = None
         if out:
-            self.write(b"".join(out))
+            write = self.write
+            write(b"".join(out))
 
     def eof_received(self) -> bool:
         """True keeps the other direction open: a client that half-closes (`nc -N`) gets its answers first."""
@@ -332,10 +339,11 @@ class Wire(asyncio.Protocol):
             self.transport.close()
 
     def close_lingering(self, reason: CloseReason) -> None:
-        """FIN after what is unsent; then input is discarded until the peer ends it, or the linger time is over: no RST
-        for unread input can eat the last answer."""
+        """FIN after what is unsent; then input is discarded until the peer ends it, or there is too much of it, or the
+        linger time is over: no RST for unread input can eat the last answer."""
         if self.status is ESTABLISHED:
             self._become(ENDING, reason)
+            self.epilogue = functools.partial(self._discard, self.bytes_read + DISCARDED)
             self.flush()
             self.transport.write_eof()
             self.transport.resume_reading()
@@ -392,6 +400,10 @@ class Wire(asyncio.Protocol):
             self.close(self.ending)
         else:  # the last answer is on its way, and the client may still be sending
             self.close_lingering(self.ending)
+
+    def _discard(self, limit: int, _data: bytes) -> None:
+        if self.bytes_read > limit:
+            self.abort(self.close_reason or CloseReason.CLOSED)
 
     def _linger(self) -> None:
         seconds = self.connection.linger_timeout
