@@ -18,9 +18,7 @@ OURS = (signal.SIGTERM, *HARMLESS)
 def reset() -> None:
     """Sheds the master's handlers and its mask. TERM keeps its default while the handler is imported: an import that
     hangs in C code could not be told otherwise, and there is nothing yet to drain."""
-    for signum in signal.valid_signals():
-        if callable(signal.getsignal(signum)):
-            signal.signal(signum, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for signum in HARMLESS:
         # Not SIG_IGN: that would survive an exec into the user's subprocesses.
         signal.signal(signum, lambda _signum, _frame: None)
