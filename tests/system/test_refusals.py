@@ -219,6 +219,7 @@ def test_limits_of_an_address() -> None:
         assert closed(server) == {"refused: limit per address": 1}
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_more_clients_than_descriptors_are_kept_by_the_kernel_and_none_is_lost(full: bool) -> None:
     """10,000 at once with 1,000 descriptors: libuv would accept and close."""

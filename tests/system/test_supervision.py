@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 from collections.abc import Callable
@@ -32,40 +33,53 @@ def exits(server: RunningServer) -> dict[str, int]:
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_killed_children_take_only_their_own_connections_with_them(full: bool, eventually: Eventually) -> None:
+    """Every slot's child, in two halves: the one watches while the other dies."""
     slots = 50 if full else 10
     with running_server(config(count=slots), files={"handler.py": ECHO}) as server:
-        before = idle(server, slots)
+        first = idle(server, slots)
         master = psutil.Process(server.pid)
         memory = master.memory_info().rss
-        held = [server.connect() for _ in range(4 * slots)]
-        for client in held:
-            client.sendall(b"hello\n")
-            assert client.recv(100) == b"hello\n"
-        owner = {
-            row["remote"]: row["pid"] for row in server.ask("connections")["connections"]
-        }  # fmt: skip
-        victims = sorted(before.values())
-        lost = 0
-        for pid in victims[: slots // 2]:
-            os.kill(pid, signal.SIGKILL)
-        for client in held:
-            name = "{}:{}".format(*client.getsockname()[:2])
-            if owner[name] in victims[: slots // 2]:
-                client.settimeout(30)
-                try:
-                    assert client.recv(100) == b""
-                except ConnectionResetError:
-                    pass
-                lost += 1
-            else:
-                client.sendall(b"still\n")
-                assert client.recv(100) == b"still\n"
-            client.close()
-        after = eventually("all are replaced", lambda: idle(server, slots))
-        assert all((after[slot] == before[slot]) != (before[slot] in victims[: slots // 2]) for slot in before)
-        assert exits(server) == {"SIGKILL": slots // 2}
+        for half in (range(slots // 2), range(slots // 2, slots)):
+            before = idle(server, slots)
+            victims = {before[slot] for slot in half}
+            held = talk(server, 4 * slots)
+            owner = {row["remote"]: row["pid"] for row in server.ask("connections")["connections"]}
+            kill(victims)
+            for client in held:
+                name = "{}:{}".format(*client.getsockname()[:2])
+                assert is_cut_off(client) == (owner[name] in victims)
+                client.close()
+            after = eventually("all are replaced", lambda: idle(server, slots))
+            assert {slot for slot in before if after[slot] != before[slot]} == set(half)
+        assert not set(after.values()) & set(first.values())
+        assert exits(server) == {"SIGKILL": slots}
         assert master.memory_info().rss < memory * 1.1 + 2_000_000
         assert ask(server, "x") == "x"
+
+
+def kill(pids: set[int]) -> None:
+    """Returns when they are dead."""
+    for pidfd in [os.pidfd_open(pid) for pid in pids]:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        select.select([pidfd], [], [])
+        os.close(pidfd)
+
+
+def talk(server: RunningServer, count: int) -> list[socket.socket]:
+    """So many clients that have had an answer."""
+    clients = [server.connect() for _ in range(count)]
+    for client in clients:
+        client.sendall(b"hello\n")
+        assert client.recv(100) == b"hello\n"
+    return clients
+
+
+def is_cut_off(client: socket.socket) -> bool:
+    try:
+        client.sendall(b"still\n")
+        return client.recv(100) != b"still\n"
+    except (ConnectionResetError, BrokenPipeError):
+        return True
 
 
 CRASH = """
