@@ -255,6 +255,9 @@ COMPLAINTS = [
     (ECHO + "unix_group = 'no-such'", 'worker.echo.unix_group: there is no group "no-such"; make it (groupadd'),
     ("[server]\ncontrol_group = 'no-such'\n" + ECHO, 'server.control_group: there is no group "no-such"'),
     # references
+    (ECHO + "options = {since = 1979-05-27}", "worker.echo.options.since: found the date or time 1979-05-27; write it as a string, in quotes"),
+    (ECHO + "options = {deep = [{at = 07:32:00}]}", "worker.echo.options.deep.at: found the date or time 07:32:00; write it"),
+    (ECHO + "options = {id = 9223372036854775808}", "worker.echo.options.id: found 9223372036854775808; an integer has 64 bits"),
     (ECHO + "options = {a = ['${env:NOT_SET}']}", "worker.echo.options.a: ${env:NOT_SET}: the variable is not set"),
     ("[server]\nname = '$x'\n" + ECHO, "server.name: a lone $"),
     # files

@@ -8,6 +8,7 @@ only the whole can tell (addresses, users). The master calls it at the start and
 
 from __future__ import annotations
 
+import datetime
 import glob
 import os
 import re
@@ -243,9 +244,24 @@ def _worker(place: Place, name: str, table: dict[str, Any], run_dir: str, protoc
         fields["count"] = len(os.sched_getaffinity(0))
     if "unix_mode" in fields:
         fields["unix_mode"] = int(fields["unix_mode"], 8)
+    _check_plain(place, table)
     spec = WorkerSpec(name=name, **fields)
     places.check_users(str(place), spec)
     return spec
+
+
+def _check_plain(place: Place, value: object) -> None:
+    """Settings also travel to living processes, as msgpack, and must arrive as they are at a fork."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            _check_plain(place / key, entry)
+    elif isinstance(value, list):
+        for entry in value:
+            _check_plain(place, entry)
+    elif isinstance(value, (datetime.date, datetime.time)):
+        raise ConfigError(str(place), f"found the date or time {value}", "write it as a string, in quotes")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ConfigError(str(place), f"found {tables.shown(value)}", "an integer has 64 bits; write it as a string")
 
 
 def _listen(

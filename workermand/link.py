@@ -237,7 +237,7 @@ class Link:
                 os.set_inheritable(fd, False)
             try:
                 received.append(_unpack(data, fds))
-            except (msgspec.MsgspecError, OSError):
+            except (msgspec.MsgspecError, OSError, IndexError):  # IndexError: the memfd is not there
                 for fd in fds:
                     with contextlib.suppress(OSError):
                         os.close(fd)

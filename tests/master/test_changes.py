@@ -209,6 +209,7 @@ def test_what_is_not_reloadable_is_refreshed_and_restarted_on_demand() -> None:
     master.slot("echo", 0).forget(child)
     master.work()
     assert master.spawned[0].worker.handler == "apps.other"
+    assert master.changes.note == "", "nothing waits any more"
 
 
 def test_scale_and_restart_keep_the_generation() -> None:

@@ -44,7 +44,7 @@ class Recorder(Child):
 EXPECTED: dict[tuple[Phase, Event], tuple[Phase, bool, signal.Signals | None]] = {
     (Phase.STARTING, Event.READY): (Phase.RUNNING, False, None),
     (Phase.STARTING, Event.DRAINING): (Phase.STOPPING, False, None),
-    (Phase.STARTING, Event.STOP): (Phase.STOPPING, True, None),
+    (Phase.STARTING, Event.STOP): (Phase.STOPPING, True, signal.SIGTERM),
     (Phase.STARTING, Event.OVERDUE): (Phase.KILLED, False, signal.SIGKILL),
     (Phase.STARTING, Event.KILL): (Phase.KILLED, False, signal.SIGKILL),
     (Phase.STARTING, Event.EXITED): (Phase.GONE, False, None),
@@ -126,8 +126,9 @@ def test_a_second_stop_may_only_shorten_the_deadline() -> None:
 
 def test_a_silent_child_prints_its_traceback_before_it_is_killed() -> None:
     child = Recorder(Phase.RUNNING)
-    child.tick(child.heard + 4)
-    assert child.phase is Phase.RUNNING
+    child.tick(child.heard + 5.9)
+    assert child.phase is Phase.RUNNING, "a second of silence says nothing"
+    assert child.next_deadline() == child.heard + 6
     child.tick(child.heard + 6)
     assert (child.phase, child.why, child.signals) == (Phase.KILLED, "busy deadline", [signal.SIGABRT])
     assert child.deadline is not None

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
-from workermand.link import Draining, Link, Ready, Recycle, Words
+from workermand.link import Adopt, Draining, Link, Listen, Listening, Ready, Recycle, Words
 from workermand.master import crew as module
 from workermand.master.child import Child, Phase
 from workermand.master.crew import Crew
-from workermand.master.sockets import Sockets
+from workermand.master.sockets import Listeners, Sockets
 from workermand.master.status import State
-from workermand.spec import ServerSpec, WorkerSpec
+from workermand.spec import ListenSpec, ServerSpec, WorkerSpec
 
 
 class Fake(Child):
@@ -24,11 +27,12 @@ class Fake(Child):
 
     made: list[Fake] = []  # noqa: RUF012
 
-    def fork(self, listeners: object, keep: object) -> None:
+    def fork(self, listeners: Listeners, keep: object) -> None:
         self.link, self.theirs = Link.pair()
         self.pidfd, self._other = os.pipe()
         self.pid = 100_000 + len(self.made)
         self.signals: list[signal.Signals] = []
+        self.holds = {sock.fileno() for _listen, socks in listeners for sock in socks}
         self.made.append(self)
 
     def signal(self, signum: signal.Signals) -> None:
@@ -147,6 +151,69 @@ def test_nobody_is_started_while_the_daemon_stops(made: list[Fake]) -> None:
     assert len(made) == 1
 
 
+def test_a_slot_that_waits_for_its_next_start_has_its_socket_looked_after(
+    made: list[Fake], free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    uri = f"tcp://127.0.0.1:{port}"
+    listen = ListenSpec(uri=uri, transport="tcp", protocol="raw", host="127.0.0.1", port=port)
+    worker = WorkerSpec(name="echo", handler="a", listen=(listen,), count=2, reuse_port=True)
+    master = Master(worker)
+    master.sockets.open(worker)
+    start(master, count=2)
+    made[1].die(9)
+    master.turn()
+    assert not made[0].theirs.receive(), "another child comes at once"
+    made[2].die(9)
+    master.turn()
+    ((message, fds),) = made[0].theirs.receive()
+    assert message == Adopt(uri) and len(fds) == 1
+    os.close(fds[0])
+    master.sockets.close_all()
+
+
+def test_who_listens_while_the_daemon_stops_is_refused(made: list[Fake]) -> None:
+    master = Master(WorkerSpec(name="echo", handler="a"))
+    start(master)
+    master.state = State.STOPPING
+    made[0].theirs.send(Listen(1, "text://127.0.0.1:5678"))
+    master.turn()
+    answers = [message for message, _fds in made[0].theirs.receive() if isinstance(message, Listening)]
+    assert [answer.error for answer in answers] == ["the daemon is stopping"]
+
+
+def test_what_a_worker_that_is_gone_has_opened_is_closed(made: list[Fake], free_port: Callable[[], int]) -> None:
+    master = Master(WorkerSpec(name="echo", handler="a"), WorkerSpec(name="old", handler="a"))
+    start(master, "old")
+    made[0].theirs.send(Listen(1, f"text://127.0.0.1:{free_port()}"))
+    master.turn()
+    assert master.sockets.addresses()
+    master.spec = msgspec.structs.replace(master.spec, workers={"echo": master.spec.workers["echo"]})
+    made[0].die()
+    master.turn()
+    assert not master.sockets.addresses()
+
+
+def test_a_hundred_sockets_without_a_child_are_handed_over_in_batches(
+    made: list[Fake], free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    uri = f"tcp://127.0.0.1:{port}"
+    listen = ListenSpec(uri=uri, transport="tcp", protocol="raw", host="127.0.0.1", port=port)
+    worker = WorkerSpec(name="echo", handler="a", listen=(listen,), count=100, reuse_port=True)
+    master = Master(worker)
+    master.sockets.open(worker)
+    start(master)
+    fewer = msgspec.structs.replace(worker, count=1)
+    master.spec = msgspec.structs.replace(master.spec, workers={"echo": fewer})
+    master.crew.share_out()
+    adopted = [fds for message, fds in made[0].theirs.receive() if message == Adopt(uri)]
+    assert sum(map(len, adopted)) == 99, "one it had"
+    for fd in (fd for fds in adopted for fd in fds):
+        os.close(fd)
+    master.sockets.close_all()
+
+
 def test_a_limit_is_passed_on_as_an_operation(made: list[Fake]) -> None:
     master = Master(WorkerSpec(name="echo", handler="a", count=2))
     start(master, count=2)
@@ -168,6 +235,34 @@ def test_at_the_first_start_a_worker_without_a_ready_child_ends_the_daemon(made:
     assert master.stopped == [("fast", 3)]
 
 
+def test_at_the_first_start_a_slot_that_failed_is_filled_once_another_has_shown_that_it_works(made: list[Fake]) -> None:
+    master = Master(WorkerSpec(name="echo", handler="a", count=2))
+    master.state = State.STARTING
+    start(master, count=2, ready=False)
+    made[0].die(9)
+    master.turn()
+    assert len(made) == 2
+    made[1].theirs.send(Ready())
+    master.turn()
+    assert len(made) == 3 and made[2].slot == 0 and not master.stopped
+
+
+def test_a_fork_that_fails_is_tried_again_also_at_the_first_start(
+    made: list[Fake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_process(*_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    master = Master(WorkerSpec(name="echo", handler="a"))
+    master.state = State.STARTING
+    with monkeypatch.context() as patch:
+        patch.setattr(Fake, "fork", no_process)
+        master.crew.start(master.crew.slot("echo", 0))
+    assert not made
+    master.crew.fill(time.monotonic() + module.FORK_RETRY + 1)
+    assert len(made) == 1
+
+
 def test_a_slot_that_nobody_wants_is_forgotten(made: list[Fake]) -> None:
     master = Master(WorkerSpec(name="echo", handler="a", count=1))
     start(master)
@@ -181,5 +276,6 @@ def test_garbage_on_a_link_harms_nobody(made: list[Fake]) -> None:
     master = Master(WorkerSpec(name="echo", handler="a"))
     start(master)
     made[0].theirs.sock.send(b"\xc1 nonsense")
+    made[0].theirs.sock.send(msgspec.msgpack.encode({"type": "_InMemfd", "size": 5}))
     master.turn()
     assert made[0].phase is Phase.RUNNING

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 
 from workermand.link import Words
+from workermand.master import exits as exits_module
 from workermand.master.child import Child, Phase
-from workermand.master.exits import Exits, reason_of, signal_name
+from workermand.master.exits import Exits, OomCounter, reason_of, signal_name
 from workermand.spec import ServerSpec, WorkerSpec
 
 WORKER = WorkerSpec(name="echo", handler="apps.echo")
@@ -48,13 +50,45 @@ def exited(code: int) -> int:
     ],
 )
 def test_reason(child: Child, reason: str) -> None:
-    assert reason_of(child) == reason
+    assert reason_of(child, lambda: False) == reason
 
 
 def test_out_of_memory_is_told_from_another_sigkill() -> None:
-    assert reason_of(ended(signal.SIGKILL), out_of_memory=True) == "SIGKILL (out of memory)"
+    assert reason_of(ended(signal.SIGKILL), lambda: True) == "SIGKILL (out of memory)"
     deadline = ended(signal.SIGKILL, phase=Phase.KILLED, why="stop deadline")
-    assert reason_of(deadline, out_of_memory=True) == "SIGKILL (stop deadline)"
+    assert reason_of(deadline, lambda: True) == "SIGKILL (stop deadline)"
+
+
+@pytest.mark.parametrize(
+    ("groups", "file", "text"),
+    [
+        ("0::/system.slice/w.service", "system.slice/w.service/memory.events", "low 0\nmax 9\noom {0}\noom_kill {0}\n"),
+        (
+            "5:cpu,cpuacct:/x\n4:memory:/w\n0::/x",
+            "memory/w/memory.oom_control",
+            "oom_kill_disable 0\nunder_oom 0\noom_kill {0}\n",
+        ),
+    ],
+    ids=["v2", "v1"],
+)
+def test_the_cgroups_count(groups: str, file: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(groups + "\n")
+    count = tmp_path / "sys/fs/cgroup" / file
+    count.parent.mkdir(parents=True)
+    count.write_text(text.format(3))
+    counter = OomCounter(tmp_path)
+    monkeypatch.setattr(exits_module, "OomCounter", lambda: counter)
+    exits = Exits()
+    assert exits.record(ended(signal.SIGKILL)) == "SIGKILL"
+    count.write_text(text.format(4))
+    assert exits.record(ended(exited(0))) == "exit 0"
+    assert exits.record(ended(signal.SIGKILL)) == "SIGKILL (out of memory)"
+    assert exits.record(ended(signal.SIGKILL)) == "SIGKILL"
+
+
+def test_without_a_cgroup_nothing_is_counted(tmp_path: Path) -> None:
+    assert not OomCounter(tmp_path).has_risen()
 
 
 def test_real_time_signals_have_a_number() -> None:

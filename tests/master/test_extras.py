@@ -11,7 +11,7 @@ import pytest
 
 from workermand.link import Listen, Listening, Message, Unlisten
 from workermand.master import extras as module
-from workermand.master.child import Child, Event, Phase
+from workermand.master.child import Child, Event
 from workermand.master.extras import Extras
 from workermand.master.slots import Slot
 from workermand.master.sockets import Sockets
@@ -76,10 +76,48 @@ def test_it_is_closed_with_the_last_who_asked(sockets: Sockets, tmp_path: Path, 
     uri = f"text://127.0.0.1:{port}"
     for child in (first, second):
         extras.listen(child, Listen(1, uri))
-    extras.unlisten(first, Unlisten(uri), slots(first, second))
+    extras.unlisten(first, Unlisten(uri))
+    extras.sweep(slots(first, second), ())
     assert is_open(port)
-    second.phase = Phase.GONE
-    extras.sweep(slots(first))
+    second.handle(Event.EXITED)
+    extras.sweep(slots(first), ())
+    assert not is_open(port)
+
+
+def test_one_that_only_drains_holds_nothing_open(
+    sockets: Sockets, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    extras, old = Extras(sockets), Fake(tmp_path)
+    port = free_port()
+    extras.listen(old, Listen(1, f"text://127.0.0.1:{port}"))
+    old.handle(Event.DRAINING)
+    extras.sweep(slots(Fake(tmp_path)), ())
+    assert not is_open(port)
+
+
+def test_what_a_reload_has_put_into_the_file_is_the_files(
+    sockets: Sockets, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    extras, child = Extras(sockets), Fake(tmp_path)
+    port = free_port()
+    extras.listen(child, Listen(1, f"text://127.0.0.1:{port}"))
+    child.handle(Event.EXITED)
+    extras.sweep(slots(Fake(tmp_path)), sockets.addresses())
+    assert is_open(port)
+    assert not extras.addresses(), "a later reload may close it"
+
+
+def test_another_protocol_on_the_same_address_is_unlistened_too(
+    sockets: Sockets, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    extras, first, second = Extras(sockets), Fake(tmp_path, 0), Fake(tmp_path, 1)
+    port = free_port()
+    extras.listen(first, Listen(1, f"text://127.0.0.1:{port}"))
+    extras.listen(second, Listen(1, f"tcp://127.0.0.1:{port}"))
+    extras.unlisten(second, Unlisten("nonsense"))
+    extras.unlisten(second, Unlisten(f"tcp://127.0.0.1:{port}"))
+    extras.unlisten(first, Unlisten(f"text://127.0.0.1:{port}"))
+    extras.sweep(slots(first, second), ())
     assert not is_open(port)
 
 
@@ -93,11 +131,11 @@ def test_it_stays_open_for_a_child_to_come(
     slot = Slot("main", 0)
     if coming == "a child on its way":
         slot.current, slot.incoming = Fake(tmp_path), Fake(tmp_path)
-    child.phase = Phase.GONE
-    extras.sweep([slot])
+    child.handle(Event.EXITED)
+    extras.sweep([slot], ())
     assert is_open(port)
     slot.current, slot.incoming = Fake(tmp_path), None
-    extras.sweep([slot])
+    extras.sweep([slot], ())
     assert not is_open(port)
 
 
@@ -109,6 +147,16 @@ def test_refusals_are_answers(sockets: Sockets, tmp_path: Path, free_port: Calla
     extras.listen(child, Listen(2, "nonsense"))
     assert "not an address" in child.answer.error
     assert not extras.addresses()
+
+
+def test_a_directory_that_cannot_be_made_is_an_answer(
+    sockets: Sockets, short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.os, "geteuid", lambda: 0)
+    extras, child = Extras(sockets), Fake(short_dir, user="nobody")
+    (short_dir / "main").touch()
+    extras.listen(child, Listen(1, "unix://main/x.sock"))
+    assert "cannot make" in child.answer.error
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import pytest
 
 from workermand.errors import ConfigError, ExitCode
 from workermand.master import master as module
-from workermand.master.master import SIGNALS
+from workermand.master.master import SIGNALS, Master
+from workermand.master.status import State
 from workermand.spec import ListenSpec, ServerSpec, WorkerSpec
 
 
@@ -44,6 +45,26 @@ def test_a_configuration_that_cannot_be_used_is_not_tried_again(
     spec = server(short_dir, 1)
     assert module.main(spec, lambda: spec) == ExitCode.CONFIG
     assert "workermand: server.run_dir: cannot make it" in capsys.readouterr().err
+
+
+def test_a_turn_that_fails_is_our_bug_and_not_the_end(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    turns = []
+
+    def turn(master: Master) -> None:
+        turns.append(master.state)
+        if len(turns) == 1:
+            raise KeyError("a bug")
+        master.state = State.STOPPING
+
+    monkeypatch.setattr(module, "BREATH", 0)
+    monkeypatch.setattr(Master, "_prepare", lambda master, stack: None)
+    monkeypatch.setattr(Master, "_first_start", lambda master: None)
+    monkeypatch.setattr(Master, "_turn", turn)
+    spec = server(short_dir, 1)
+    assert module.main(spec, lambda: spec) == ExitCode.OK
+    assert len(turns) == 2 and "can't happen" in caplog.text and "a bug" in caplog.text
 
 
 def test_the_signals() -> None:

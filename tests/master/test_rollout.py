@@ -146,7 +146,8 @@ def test_a_first_child_that_fails_changes_nothing() -> None:
     assert not crew.commits
     assert {key: slot.current for key, slot in crew.all.items()} == before
     assert all(child is not None and child.phase is Phase.RUNNING for child in before.values())
-    assert crew.spawned[0].phase is Phase.KILLED, "nobody needs it"
+    assert crew.spawned[0].phase is Phase.STOPPING, "nobody needs it, but it may have clients"
+    assert [message.how for message in crew.spawned[0].told] == ["retire"]  # type: ignore[attr-defined]
     assert crew.closed == [("tcp", "", 0)], "what was opened for it is closed"
 
 
@@ -199,6 +200,16 @@ def test_what_is_not_reloadable_is_refreshed() -> None:
     assert crew.refreshed == [crew.slot("echo", 0).current, crew.slot("echo", 1).current]
 
 
+def test_one_that_is_starting_after_a_crash_is_refreshed_when_it_is_ready() -> None:
+    crew = Crew(worker(reloadable=False))
+    starting = Fake(worker(reloadable=False), 0)
+    crew.slot("echo", 0).current = starting
+    rollout = crew.reload(worker(reloadable=False, options={"a": 1}))
+    assert not rollout.advance() and not crew.refreshed
+    starting.handle(Event.READY)
+    assert rollout.advance() and crew.refreshed == [starting]
+
+
 def test_stop_first_waits_for_the_end_of_the_old_one() -> None:
     state = worker(reloadable=False)
     crew = Crew(state)
@@ -234,6 +245,8 @@ def test_a_child_that_never_gets_ready_ends_the_wait(overdue: bool) -> None:
     if overdue:
         crew.spawned[0].tick(time.monotonic() + 31)
     else:
+        crew.spawned[0].leaving = "stop()"
         crew.spawned[0].handle(Event.DRAINING)
     assert rollout.advance()
+    assert ("killed: start deadline" if overdue else "it left: stop()") in rollout.failure
     assert crew.slot("echo", 0).current is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -99,6 +100,19 @@ def test_it_is_closed_when_nobody_asks_for_it_any_more(
         (server.directory / "handler.py").write_text("def on_message(connection, data): connection.send('new')\n")
         server.reload()
         eventually("the next generation does not ask", lambda: not port_is_open(port))
+
+
+def test_what_moves_into_the_file_stays_open(free_port: Callable[[], int], eventually: Callable[..., Any]) -> None:
+    port = free_port()
+    with running_server(config(f"text://127.0.0.1:{port}", count=1), files={"handler.py": INNER}) as server:
+        text = server.file.read_text().replace('listen = "', f'listen = ["text://127.0.0.1:{port}", "', 1)
+        server.file.write_text(text.replace('"\nhandler', '"]\nhandler'))
+        (server.directory / "handler.py").write_text("def on_message(connection, data): connection.send('new')\n")
+        server.reload()
+        assert ask(("127.0.0.1", port), "x") == "new"
+        eventually("the old child is gone", lambda: "exit 0" in {row["reason"] for row in server.status()["exits"]})
+        os.kill(server.status()["processes"][0]["pid"], signal.SIGKILL)
+        assert ask(("127.0.0.1", port), "x") == "new"
 
 
 def test_what_cannot_be_opened_is_told_to_the_handler(free_port: Callable[[], int]) -> None:

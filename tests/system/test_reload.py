@@ -133,6 +133,33 @@ def test_new_code_that_does_not_load_changes_nothing() -> None:
         assert server.status()["server"]["note"] == ""
 
 
+def test_a_reload_that_fails_cuts_no_client_of_the_good_new_children(eventually: Callable[..., Any]) -> None:
+    settings = config(count=1) + '[worker.other]\nhandler = "other"\n'
+    files = {"handler.py": VERSIONED.format(version=1), "other.py": ""}
+    with running_server(settings, files=files) as server:
+        (server.directory / "handler.py").write_text(VERSIONED.format(version=2))
+        gate = server.directory / "gate"
+        os.mkfifo(gate)
+        (server.directory / "other.py").write_text(f"open({str(gate)!r}).close()\n1 / 0\n")
+        server.ask("reload", wait=False)
+        clients: list[Any] = []
+
+        def met_the_new_one() -> bool:
+            clients.append(server.connect())
+            clients[-1].sendall(b"x\n")
+            answer: bytes = clients[-1].recv(100)
+            return answer == b"x 2\n"
+
+        eventually("a client of the new child", met_the_new_one)
+        gate.open("w").close()
+        server.wait_for("reload failed, nothing has changed")
+        clients[-1].sendall(b"y\n")
+        assert clients[-1].recv(100) == b"y 2\n"
+        for client in clients:
+            client.close()
+        assert ask(server, "z") == "z 1"
+
+
 def test_a_broken_file_changes_nothing() -> None:
     with running_server(config(), files={"handler.py": ECHO}) as server:
         good = server.file.read_text()

@@ -208,6 +208,30 @@ def on_worker_stop(worker):
         assert "SIGKILL (second signal)" in server.output
 
 
+def test_what_was_asked_for_before_is_not_a_first_signal() -> None:
+    with running_server(config(count=1).replace('"3s"', '"50s"'), files={"handler.py": ECHO}) as server:
+        with server.connect() as client:
+            client.sendall(b"one\nha")
+            assert client.recv(100) == b"one\n"
+            os.kill(server.pid, signal.SIGQUIT)
+            server.wait_for("stopping gracefully")
+            os.kill(server.pid, signal.SIGTERM)
+            assert server.status()["server"]["state"] == "stopping"
+            client.sendall(b"lf\n")
+            assert client.recv(100) == b"half\n"
+        assert server.wait() == 0
+        assert "second signal" not in server.output
+
+
+def test_a_stop_ends_an_import_that_hangs_at_once() -> None:
+    with running_server(config(count=1).replace('"3s"', '"50s"'), files={"handler.py": ECHO}) as server:
+        (server.directory / "handler.py").write_text("import time\nprint('importing')\ntime.sleep(600)\n")
+        os.kill(idle(server, 1)[0], signal.SIGKILL)
+        server.wait_for("importing")
+        assert server.stop() == 0
+        assert "ended: SIGTERM" in server.output
+
+
 def test_a_child_that_will_not_stop_is_killed_at_the_deadline_and_counted() -> None:
     slow = "import time\ndef on_worker_stop(worker):\n    time.sleep(60)\n"
     with running_server(config(count=1).replace('"3s"', '"1s"'), files={"handler.py": slow}) as server:
@@ -270,7 +294,7 @@ def test_stop_all_in_a_handler_ends_that_child_only(eventually: Eventually) -> N
         ("def on_message(connection): pass\n", 3, "on_message"),
         ("def on_worker_start(worker):\n    raise RuntimeError('no database')\n", 3, "no database"),
         ("import os\ndef on_worker_start(worker):\n    os._exit(9)\n", 9, "exit 9"),
-        ("def on_worker_start(worker):\n    worker.stop()\n", 1, "exit 0"),
+        ("def on_worker_start(worker):\n    worker.stop()\n", 1, "exit 0 after stop()"),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n", 1, "SIGSEGV"),
     ],
     ids=["import", "syntax", "name", "arity", "start", "exit", "stop", "signal"],
@@ -287,6 +311,16 @@ def test_an_import_that_hangs_is_killed_at_the_start_deadline() -> None:
     with pytest.raises(ServerFailed, match=r"SIGKILL \(start deadline\)"):
         with running_server(settings, files={"handler.py": "import time\ntime.sleep(60)\n"}):
             pass
+
+
+def test_after_the_start_deadline_one_child_of_each_worker_will_do(eventually: Eventually) -> None:
+    second_hangs = "import time\ndef on_worker_start(worker):\n    time.sleep(600 * worker.id)\n"
+    settings = config(count=2).replace('{stop = "3s"}', '{stop = "1s", start = "1s"}')
+    settings += '[worker.other]\nhandler = "other"\n'  # whose start deadline, 30 s, holds nothing up: it is ready
+    with running_server(settings, files={"handler.py": second_hangs, "other.py": ""}, timeout=25) as server:
+        assert "2/3 children of 2 workers serve; missing: echo#1" in server.output
+        assert server.status()["server"]["state"] == "degraded"
+        eventually("it is counted", lambda: exits(server).get("SIGKILL (start deadline)"))
 
 
 def test_the_same_name_twice_is_refused_with_the_pid_of_the_first(short_dir: Path) -> None:

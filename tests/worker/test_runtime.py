@@ -378,6 +378,15 @@ def test_an_async_on_worker_reload_that_fails_is_counted(spawn: Spawn) -> None:
     child.until("the count", lambda: child.ask().exceptions == 1)
 
 
+def test_on_worker_reload_in_place_may_take_as_long_as_a_start(spawn: Spawn) -> None:
+    child = spawn.ready(
+        "import asyncio\nasync def on_worker_reload(worker): await asyncio.sleep(600)\n", reloadable=False
+    )
+    spec = WorkerSpec(name="echo", handler="handler", timeouts=Timeouts(start=0.3))
+    child.say(Refresh(msgspec.msgpack.encode(spec)))
+    child.prints("on_worker_reload has not ended after 0.3 s")
+
+
 # ---------------------------------------------------------------------- asking the master
 
 

@@ -101,6 +101,14 @@ def test_an_exit_is_an_exception_like_any_other(bench: Bench) -> None:
     assert isinstance(bench.failures[0][1], SystemExit)
 
 
+def test_the_result_of_a_cancelled_future_is_an_exception_too(bench: Bench) -> None:
+    future = bench.loop.create_future()
+    future.cancel()
+    Timer.add(SHORT, future.result)
+    bench.run(until(lambda: len(bench.failures) >= 3))
+    assert {type(error) for _, error in bench.failures} == {asyncio.CancelledError}
+
+
 def test_an_async_callback_never_overlaps_itself(bench: Bench) -> None:
     at_work = 0
     rounds = 0

@@ -65,13 +65,15 @@ class Changes:
     def __init__(self, master: Master, spec: ServerSpec, reread: Callable[[], ServerSpec]) -> None:
         self.spec = spec
         self.generation = 1
-        self.note = ""
-        """What the operator should know of the last change: why it failed, what waits for a restart."""
         self.half_done = False
         """The last reload failed after its Commit: some slots have new children, the others kept their old ones."""
         self._master = master
         self._reread = reread
         self._deferred: dict[str, WorkerSpec] = {}
+        self._waits: list[str] = []
+        """The same in words."""
+        self._trouble = ""
+        """Why the last change failed, until a reload succeeds."""
         self._waiting: deque[Operation] = deque()
         self._rollout: Rollout | None = None
 
@@ -89,6 +91,11 @@ class Changes:
                 waiting.requests += operation.requests
                 return
         self._waiting.append(operation)
+
+    @property
+    def note(self) -> str:
+        """What the operator should know: why the last change failed, what waits for a restart."""
+        return "; ".join(filter(None, [self._trouble, *self._waits]))
 
     @property
     def reloading(self) -> bool:
@@ -159,7 +166,7 @@ class Changes:
 
     def _refuse(self, operation: Operation, why: str) -> None:
         log.error("%s failed, nothing has changed: %s", operation, why)
-        self.note = f"last {operation} failed: {why.splitlines()[0]}"
+        self._trouble = f"last {operation} failed: {why.splitlines()[0]}"
         for request in operation.requests:
             request.fail(why)
 
@@ -175,7 +182,7 @@ class Changes:
             self._failed(rollout)
             return
         if rollout.is_reload:
-            self.note = "; ".join(rollout.plan.waits_for_restart)
+            self._trouble = ""
         log.info("%s done in %.2f s", rollout.name, time.monotonic() - rollout.began)
         for request in rollout.requests:
             request.reply(rollout.summary())
@@ -184,7 +191,7 @@ class Changes:
         outcome = "the remaining old children stay" if rollout.committed else "nothing has changed"
         text = f"{rollout.name} failed, {outcome}: {rollout.failure}"
         log.error("%s", text)
-        self.note = f"last {text.splitlines()[0]}"
+        self._trouble = f"last {text.splitlines()[0]}"
         if rollout.is_reload:
             self.half_done = rollout.committed
         for request in rollout.requests:
@@ -212,6 +219,7 @@ class Changes:
         self.generation = self.generation_of(rollout.target)
         self.spec = rollout.target
         self._deferred = rollout.plan.deferred
+        self._waits = rollout.plan.waits_for_restart
         if rollout.is_reload:
             self.half_done = False
 

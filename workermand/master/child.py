@@ -34,6 +34,8 @@ TRACEBACK_TIME = 1.0
 """Seconds a blocked child has to print where it is, between SIGABRT and SIGKILL."""
 FAST_STOP = 3.0
 """Seconds for on_close and on_worker_stop in a fast stop, unless timeouts.stop is shorter."""
+STATUS_PERIOD = 1.0
+"""Seconds between two regular Statuses: so long a silence says nothing."""
 KILL_GRACE = 2.0
 """Seconds a child has beyond the deadline it was told: it closes connections at that deadline, and then ends."""
 
@@ -110,14 +112,16 @@ class Child:
         """The deadlines, looked at once a turn of the master's loop."""
         if self.deadline is not None and now >= self.deadline:
             self.handle(Event.OVERDUE)
-        busy = self.worker.timeouts.busy
-        if busy and self.phase is Phase.RUNNING and now - self.heard > busy:
+        if (silent := self._silent_at()) is not None and now >= silent:
             self.handle(Event.SILENT)
 
     def next_deadline(self) -> float | None:
+        return min((d for d in (self.deadline, self._silent_at()) if d is not None), default=None)
+
+    def _silent_at(self) -> float | None:
+        """When its loop will certainly have been blocked for timeouts.busy, if nothing is heard."""
         busy = self.worker.timeouts.busy
-        silent = self.heard + busy if busy and self.phase is Phase.RUNNING else None
-        return min((d for d in (self.deadline, silent) if d is not None), default=None)
+        return self.heard + busy + STATUS_PERIOD if busy and self.phase is Phase.RUNNING else None
 
     def hear(self, status: Status) -> None:
         """A Status has come; the regular ones, a second apart, make the rate."""
@@ -228,6 +232,12 @@ def _stop(child: Child, how: StopHow, why: str, reload: bool) -> None:
     child.tell(Stop(how, seconds, reload))
 
 
+def _stop_start(child: Child, how: StopHow, why: str, reload: bool) -> None:
+    """TERM too: while its handler is imported it does not read the link, and TERM just ends it."""
+    _stop(child, how, why, reload)
+    child.signal(signal.SIGTERM)
+
+
 def _stop_again(child: Child, how: StopHow, why: str, reload: bool) -> None:
     """A later stop may only tighten; what the child makes of ``how`` is its own affair."""
     before = child.deadline
@@ -285,7 +295,7 @@ Action = Callable[[Child, StopHow, str, bool], None]
 TABLE: dict[tuple[Phase, Event], tuple[Phase, Action]] = {
     (Phase.STARTING, Event.READY): (Phase.RUNNING, _ready),
     (Phase.STARTING, Event.DRAINING): (Phase.STOPPING, _leave),
-    (Phase.STARTING, Event.STOP): (Phase.STOPPING, _stop),
+    (Phase.STARTING, Event.STOP): (Phase.STOPPING, _stop_start),
     (Phase.STARTING, Event.OVERDUE): (Phase.KILLED, _never_ready),
     (Phase.STARTING, Event.KILL): (Phase.KILLED, _kill),
     (Phase.STARTING, Event.EXITED): (Phase.GONE, _gone),

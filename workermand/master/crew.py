@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from workermand.errors import ExitCode
 from workermand.link import (
+    MAX_FDS,
     Adopt,
     Connections,
     Draining,
     LinkClosed,
     Listen,
+    Listening,
     Message,
     Ready,
     Recycle,
@@ -161,8 +163,8 @@ class Crew:
             return False
         if self._master.state is State.STOPPING:
             return False
-        if self._master.state is State.STARTING and slot.worker not in self.proved:
-            return False
+        if self._master.state is State.STARTING and slot.worker not in self.proved and slot.crashes:
+            return False  # first it must turn out whether this worker can start at all
         # What is not reloadable never runs twice in one slot.
         return not slot.draining or self._master.spec.workers[slot.worker].reloadable
 
@@ -197,24 +199,25 @@ class Crew:
         self._unwatch(child)
         child.handle(Event.EXITED)
         slot.forget(child)
+        if unasked:
+            self._schedule(slot, child)
         if self._master.state is State.STARTING and child.worker.name not in self.proved:
             self._failed_to_start(child, reason)
-        elif unasked:
-            self._schedule(slot, child)
-        self.extras.sweep(self._slots.values())
+        self._sweep_extras()
 
     def _failed_to_start(self, child: Child, reason: str) -> None:
         """At the first start systemd must see that a worker cannot work; later old children or the back-off help."""
         name = child.worker.name
         if any(c.phase is Phase.STARTING for c in self.children() if c.worker.name == name):
             return
-        log.error("worker %s cannot start: %s", name, reason)
+        log.error("worker %s cannot start: %s", name, f"{reason} after {child.leaving}" if child.leaving else reason)
         code = os.waitstatus_to_exitcode(child.wait_status or 0)
         self._master.stop("fast", exit_code=code if code > 0 else ExitCode.FAILED)
 
     def _schedule(self, slot: Slot, child: Child) -> None:
         if (delay := slot.schedule(child)) > 0:
             log.warning("%s: crash %d in a row, next start in %.1f s", slot, slot.crashes, delay)
+            self.share_out()
 
     def _unwatch(self, child: Child) -> None:
         del self._pidfds[child.pidfd]
@@ -248,7 +251,8 @@ class Crew:
         child.handle(Event.READY)
         self.proved.add(child.worker.name)
         log.info("%s ready after %.2f s", child, time.monotonic() - child.started)
-        self.extras.sweep(self._slots.values())
+        self.share_out()
+        self._sweep_extras()
 
     def _words(self, child: Child, message: Words) -> None:
         child.words = message
@@ -263,6 +267,7 @@ class Crew:
         if slot.current is child:
             slot.dismiss(child)
             self._schedule(slot, child)
+        self._sweep_extras()
 
     def _recycle(self, child: Child, message: Recycle) -> None:
         if self._slot_of(child).current is child:
@@ -277,10 +282,18 @@ class Crew:
         self._master.desk.hear(child, message)
 
     def _listen(self, child: Child, message: Listen) -> None:
-        self.extras.listen(child, message)
+        if self._master.state is State.STOPPING:
+            child.tell(Listening(message.request, message.uri, "the daemon is stopping"))
+        else:
+            self.extras.listen(child, message)
 
     def _unlisten(self, child: Child, message: Unlisten) -> None:
-        self.extras.unlisten(child, message, self._slots.values())
+        self.extras.unlisten(child, message)
+        self._sweep_extras()
+
+    def _sweep_extras(self) -> None:
+        in_file = {listen.address for worker in self._master.spec.workers.values() for listen in worker.listen}
+        self.extras.sweep([slot for slot in self._slots.values() if self._wants(slot)], in_file)
 
     def _server(self, child: Child, message: Server) -> None:
         self._master.desk.serve_child(child, message)
@@ -288,16 +301,21 @@ class Crew:
     # ------------------------------------------------------------------ reuse_port
 
     def share_out(self) -> None:
-        """No socket of a reuse_port group may be without a child that accepts there."""
+        """No socket of a reuse_port group may be without a child that accepts there: the kernel sends it clients. A
+        slot that waits for its next start has its own looked after by another."""
         for slot in self._slots.values():
-            child, worker = slot.current, self._master.spec.workers.get(slot.worker)
-            if child is None or worker is None or not worker.reuse_port or not self._wants(slot):
+            worker = self._master.spec.workers.get(slot.worker)
+            if worker is None or not worker.reuse_port or not self._wants(slot):
+                continue
+            others = (s.current for s in self._slots.values() if s.worker == slot.worker and s.serving)
+            child = slot.current or next(others, None)
+            if child is None:
                 continue
             for listen, socks in self._master.sockets.share(worker, slot.index):
                 missing = [sock.fileno() for sock in socks if sock.fileno() not in child.holds]
-                if missing:
-                    child.holds.update(missing)
-                    child.tell(Adopt(listen.uri), missing)
+                child.holds.update(missing)
+                for start in range(0, len(missing), MAX_FDS):
+                    child.tell(Adopt(listen.uri), missing[start : start + MAX_FDS])
 
 
 HEAR: dict[type[Message], Callable[[Crew, Child, Any], None]] = {

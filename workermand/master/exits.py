@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Exits:
 
     def record(self, child: Child) -> str:
         """Counts the end of a child that has been reaped, while its phase still says how; returns the reason."""
-        reason = reason_of(child, out_of_memory=self._oom.has_risen())
+        reason = reason_of(child, self._oom.has_risen)
         tally = self._tallies.setdefault((child.worker.name, reason), Tally())
         tally.count += 1
         tally.last = time.time()
@@ -55,14 +55,14 @@ class Exits:
         ]
 
 
-def reason_of(child: Child, *, out_of_memory: bool = False) -> str:
+def reason_of(child: Child, out_of_memory: Callable[[], bool]) -> str:
     """ "exit 0", "exit 250 (uncaught exception)", "SIGKILL (stop deadline)", "import failed", "requests limit" ..."""
     status = child.wait_status or 0
     if os.WIFSIGNALED(status):
         name = signal_name(os.WTERMSIG(status))
         if child.phase is Phase.KILLED:
             return f"{name} ({child.why})"
-        return "SIGKILL (out of memory)" if name == "SIGKILL" and out_of_memory else name
+        return "SIGKILL (out of memory)" if name == "SIGKILL" and out_of_memory() else name
     code = os.waitstatus_to_exitcode(status)
     if code and child.words.reason and child.words.reason != MEANINGS[ExitCode.CRASHED]:
         return child.words.reason
@@ -79,10 +79,11 @@ def signal_name(number: int) -> str:
 
 
 class OomCounter:
-    """The cgroup's count of processes killed for memory, v2 or v1; it tells an OOM kill from any other SIGKILL."""
+    """The cgroup's count of processes killed for memory, v2 or v1; it tells an OOM kill from any other SIGKILL. Asked
+    at those alone: whoever else ends meanwhile must not use the rise up."""
 
-    def __init__(self) -> None:
-        self._path = next(_oom_files(), None)
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._path = next(_oom_files(root), None)
         self._seen = self._read()
 
     def has_risen(self) -> bool:
@@ -100,14 +101,15 @@ class OomCounter:
         return 0
 
 
-def _oom_files() -> Iterator[Path]:
+def _oom_files(root: Path) -> Iterator[Path]:
+    groups = root / "sys/fs/cgroup"
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
             _number, controllers, path = line.split(":", 2)
             if not controllers:
-                candidate = Path("/sys/fs/cgroup" + path, "memory.events")
+                candidate = groups / path.lstrip("/") / "memory.events"
             elif "memory" in controllers.split(","):
-                candidate = Path("/sys/fs/cgroup/memory" + path, "memory.oom_control")
+                candidate = groups / "memory" / path.lstrip("/") / "memory.oom_control"
             else:
                 continue
             if candidate.exists():

@@ -1,14 +1,15 @@
 """Addresses that handlers ask for at run time: worker.listen("text://127.0.0.1:5678").
 
 The master opens and keeps the socket, hands it to every child that asks and so to the next generation too, and closes
-it when no child of the worker asks for it any more, and none is on its way who may.
+it when no child of the worker accepts there any more, and none is on its way who may.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ import msgspec
 from workermand import address
 from workermand.errors import ConfigError
 from workermand.link import Listen, Listening, Unlisten
-from workermand.master.child import Child, Phase
+from workermand.master.child import Child
 from workermand.master.plan import Address
 from workermand.master.slots import Slot
 from workermand.master.sockets import Sockets
@@ -49,30 +50,30 @@ class Extras:
         self._askers.setdefault((child.worker.name, listen.address), set()).add(child)
         child.tell(Listening(message.request, message.uri), [sock.fileno() for sock in bound.sockets])
 
-    def unlisten(self, child: Child, message: Unlisten, slots: Iterable[Slot]) -> None:
-        for (worker, opened), askers in self._askers.items():
-            bound = self._sockets.get(opened)
-            if worker == child.worker.name and bound is not None and bound.listen.uri == message.uri:
-                askers.discard(child)
-        self.sweep(slots)
+    def unlisten(self, child: Child, message: Unlisten) -> None:
+        with contextlib.suppress(ConfigError):  # its listen() has failed for the same reason
+            listen = _parse(child, message.uri)
+            self._askers.get((child.worker.name, listen.address), set()).discard(child)
 
-    def sweep(self, slots: Iterable[Slot]) -> None:
-        """After a READY, an exit or an unlisten: close what nobody asks for. A worker with an empty or a starting slot
-        keeps its addresses: the child to come may ask."""
+    def sweep(self, slots: Iterable[Slot], in_file: Collection[Address]) -> None:
+        """After a READY, a DRAINING, an exit or an unlisten: close what nobody accepts on. A worker with an empty or a
+        starting slot keeps its addresses: the child to come may ask. ``in_file``: addresses that a reload has made the
+        TOML's, which owns them from then on. ``slots``: those that are wanted."""
         mine = list(slots)
         for key in list(self._askers):
             worker, opened = key
-            self._askers[key] = {child for child in self._askers[key] if child.phase is not Phase.GONE}
+            self._askers[key] = {child for child in self._askers[key] if child.accepting}
             awaited = any(slot.worker == worker and not slot.serving for slot in mine)
             coming = any(slot.worker == worker and slot.incoming is not None for slot in mine)
-            if not (self._askers[key] or awaited or coming):
+            if opened in in_file:
+                del self._askers[key]
+            elif not (self._askers[key] or awaited or coming):
                 del self._askers[key]
                 self._sockets.close(opened)
                 log.info("worker %s: nobody listens on %s any more: closed", worker, opened)
 
     def _open(self, child: Child, uri: str) -> ListenSpec:
-        name, server = child.worker.name, child.server
-        listen = address.parse(uri, run_dir=server.run_dir, worker_name=name, schemes=tuple(server.protocols))
+        name, listen = child.worker.name, _parse(child, uri)
         if (name, listen.address) in self._askers:
             return listen
         if self._sockets.get(listen.address) is not None:
@@ -82,6 +83,12 @@ class Extras:
         self._sockets.open(msgspec.structs.replace(child.worker, listen=(listen,), reuse_port=False))
         log.info("worker %s: listening on %s", name, uri)
         return listen
+
+
+def _parse(child: Child, uri: str) -> ListenSpec:
+    server = child.server
+    schemes = tuple(server.protocols)
+    return address.parse(uri, run_dir=server.run_dir, worker_name=child.worker.name, schemes=schemes)
 
 
 def _allow(child: Child, listen: ListenSpec) -> None:
@@ -97,4 +104,7 @@ def _allow(child: Child, listen: ListenSpec) -> None:
     if listen.transport == "unix" and own not in Path(os.path.normpath(listen.path)).parents:
         raise ConfigError(where, f"{listen.path} is outside {own}", f"use a path below {own}")
     if listen.transport == "unix":
-        own.mkdir(mode=0o755, exist_ok=True)
+        try:
+            own.mkdir(mode=0o755, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(where, f"cannot make {own}: {error.strerror}") from error

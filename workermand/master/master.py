@@ -36,6 +36,9 @@ from workermand.spec import ServerSpec
 
 logger = logging.getLogger(__name__)
 
+BREATH = 1.0
+"""Seconds between two turns when one has failed, lest it fill the disk with tracebacks."""
+
 
 def main(spec: ServerSpec, reread: Callable[[], ServerSpec]) -> int:
     """Runs the daemon in the foreground until it is stopped; returns its exit code. ``reread`` gives the settings anew
@@ -60,11 +63,10 @@ class Master:
         self.changes = Changes(self, spec, reread)
         self.desk = Desk(self)
         self._exit_code = int(ExitCode.OK)
+        self._terminated = False
+        """TERM or INT has come once: the next one kills."""
         self._started = time.time()
-        self._ready_by: float | None = time.monotonic() + max(
-            (w.timeouts.start for w in spec.workers.values()), default=0
-        )
-        """Until then READY waits for every child; afterwards one of each worker will do (None)."""
+        self._began = time.monotonic()
         self._next_ping = time.monotonic()
         self._stoppers: list[Request] = []
         self._wakeup, self._interrupt = socket.socketpair()
@@ -82,7 +84,11 @@ class Master:
             self._prepare(stack)
             self._first_start()
             while self.state is not State.STOPPING or next(self.crew.children(), None) is not None:
-                self._turn()
+                try:
+                    self._turn()
+                except Exception:  # a bug of ours must not take the children's clients along
+                    logger.exception("can't happen: the master goes on")
+                    time.sleep(BREATH)
             for request in self._stoppers:
                 request.reply({"what": "stop", "stopped": True})
         logger.info("stopped")
@@ -107,7 +113,7 @@ class Master:
         """Seconds until something is due; None: only an event wakes us."""
         due = [self.crew.next_deadline(), self.desk.next_deadline(), self._control.next_deadline()]
         due.append(self._next_ping if self.notify.watchdog_interval else None)
-        due.append(self._ready_by if self.state is State.STARTING else None)
+        due.append(self._next_patience(time.monotonic()) if self.state is State.STARTING else None)
         earliest = min((d for d in due if d is not None), default=None)
         return None if earliest is None else max(0.0, earliest - time.monotonic())
 
@@ -166,11 +172,16 @@ class Master:
             for index in range(worker.count):
                 self.crew.start(self.crew.slot(name, index))
 
+    def _patience(self) -> dict[str, float]:
+        """Worker that misses children -> until when READY waits for all of them; afterwards one will do."""
+        workers = (self.spec.workers[slot.worker] for slot in self.crew.missing())
+        return {worker.name: self._began + worker.timeouts.start for worker in workers}
+
+    def _next_patience(self, now: float) -> float | None:
+        return min((until for until in self._patience().values() if until > now), default=None)
+
     def _maybe_started(self, now: float) -> None:
-        if self._ready_by is not None and now >= self._ready_by:
-            self._ready_by = None
-        enough = self._ready_by is None and self.crew.proved >= self.spec.workers.keys()
-        if enough or not self.crew.missing():
+        if all(now >= until and worker in self.crew.proved for worker, until in self._patience().items()):
             self.state = State.RUNNING
             logger.info("started: %s", self._summary())
             self.notify.ready()
@@ -202,10 +213,12 @@ class Master:
                     SIGNALS[signal.Signals(number)](self)
 
     def _end(self, how: StopHow) -> None:
-        if self.state is State.STOPPING:
+        """Who has said `workermanctl stop`, or sent QUIT, has not said TERM yet."""
+        if self._terminated:
             logger.warning("second signal: killing what is left")
             self.crew.handle_all(Event.KILL, why="second signal")
         else:
+            self._terminated = True
             self.stop(how)
 
     def _hang_up(self) -> None:

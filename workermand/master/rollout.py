@@ -87,11 +87,14 @@ class Rollout:
         return True
 
     def drop(self) -> None:
-        """Nobody needs what was built and serves nobody yet: the incoming children, the addresses just opened."""
+        """Nobody needs what was built: the incoming children, the addresses just opened. One that is READY may have
+        clients by now: they are served to their end."""
         for slot, child in self._spawned:
             if slot.incoming is child:
                 slot.dismiss(child)
-                if child.phase is not Phase.GONE:
+                if child.phase is Phase.RUNNING:
+                    child.handle(Event.STOP, how="retire")
+                elif child.phase is not Phase.GONE:
                     child.handle(Event.KILL, why=f"{self.name} dropped")
         if not self.committed:
             for address in self._opened:
@@ -156,7 +159,11 @@ class Rollout:
         return not slot.draining
 
     def _refresh(self, step: Refresh) -> bool:
-        if (child := self._slot(step).current) and child.phase is Phase.RUNNING:
+        """One that is starting, after a crash, has begun with the former settings: its on_worker_start comes first."""
+        child = self._slot(step).current
+        if child is not None and child.phase is Phase.STARTING:
+            return False
+        if child is not None and child.phase is Phase.RUNNING:
             self._crew.refresh(child)
         return True
 
@@ -183,7 +190,12 @@ class Rollout:
             old.handle(Event.STOP, how="retire", reload=self.is_reload)
 
     def _epitaph(self, child: Child) -> str:
-        said = child.words.text or (child.why and f"killed: {child.why}") or "it ended before it was ready"
+        said = (
+            child.words.text
+            or (child.why and f"killed: {child.why}")
+            or (child.leaving and f"it left: {child.leaving}")
+            or "it ended before it was ready"
+        )
         return f"{child}: {child.words.reason or 'not ready'}\n{said}".rstrip()
 
 

@@ -213,10 +213,11 @@ class Runtime:
                 os.dup2(fd, 1)
                 os.dup2(fd, 2)
                 os.close(fd)
-        self._reload()
+        # Nobody waits for it here: it may take as long as a start.
+        self._reload(spec.timeouts.start)
 
-    def _reload(self) -> asyncio.Task[None]:
-        return self._loop.create_task(self._bounded("on_worker_reload", RELOAD_TIME))
+    def _reload(self, seconds: float = RELOAD_TIME) -> asyncio.Task[None]:
+        return self._loop.create_task(self._bounded("on_worker_reload", seconds))
 
     def _left(self, reason: str) -> None:
         self._orders.send(Draining(reason))

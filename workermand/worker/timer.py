@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from workermand.worker.guard import USERS, Failed
+from workermand.worker.guard import Failed
 
 FINEST = 0.001
 """Seconds; the loop's clock counts milliseconds. An interval of 0 means as often as this."""
@@ -111,7 +111,7 @@ class Timers:
             del self._entries[entry.id]
         try:
             result = entry.callback(*entry.args)
-        except USERS as error:
+        except BaseException as error:  # a CancelledError too: future.result() raises it
             self._failed(f"timer {entry.name}", None, error)
         else:
             if asyncio.iscoroutine(result):
