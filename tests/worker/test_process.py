@@ -124,6 +124,21 @@ def on_worker_stop(worker):
     assert child.wait() == 0
 
 
+def test_a_process_pool_that_nobody_has_ended_does_not_hold_up_the_end(spawn: Spawn) -> None:
+    code = """
+import atexit, concurrent.futures
+atexit.register(print, "bye")
+def on_worker_start(worker):
+    worker.pool = concurrent.futures.ProcessPoolExecutor(1)
+    print("sum", worker.pool.submit(sum, [1, 2]).result())
+"""
+    child = spawn.ready(code)
+    child.prints("sum 3")
+    child.stop()
+    assert child.lines()[-1] == "bye"
+    assert child.wait() == 0
+
+
 # ---------------------------------------------------------------------- what keeps it from starting
 
 

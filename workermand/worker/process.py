@@ -150,10 +150,18 @@ def _say(link: Link, words: Words) -> None:
         link.send(words)
 
 
+def _end_pools() -> None:
+    """What user code has started with multiprocessing, process pools above all, and has not ended in on_worker_stop:
+    Python's own exit function would wait for it, and an idle pool never ends."""
+    if (multiprocessing := sys.modules.get("multiprocessing")) is not None:
+        for process in multiprocessing.active_children():
+            process.terminate()
+
+
 def _end(code: int) -> NoReturn:
     """os._exit and not sys.exit: below us are the master's frames. What user code has registered with atexit runs:
     its libraries rely on it (temporary files, pools, flushing clients). Threads of executors are not waited for."""
-    for last in (atexit._run_exitfuncs, logging.shutdown, sys.stdout.flush, sys.stderr.flush):
+    for last in (_end_pools, atexit._run_exitfuncs, logging.shutdown, sys.stdout.flush, sys.stderr.flush):
         with contextlib.suppress(BaseException):
             last()
     os._exit(code)

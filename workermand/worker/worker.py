@@ -1,7 +1,7 @@
 """Worker: what on_worker_start receives, and what its handler knows of its process.
 
 It owns the connections, the counters and the callbacks of one process. It runs nothing: to stop, to listen and to ask
-the master it calls the process around it (``Runtime``, which is process.Process). Attributes of the user's own are
+the master it calls the process around it (``Runtime``, which is runtime.Runtime). Attributes of the user's own are
 free; only ``on_*`` names are checked.
 """
 
