@@ -10,6 +10,7 @@ import pytest
 from tests.worker.scene import Scene, scene
 from workermand.errors import CloseReason, LoadError
 from workermand.link import ConnectionRow
+from workermand.protocols.custom import adapt
 from workermand.protocols.frame import Frame
 from workermand.protocols.raw import Raw
 from workermand.protocols.text import Text
@@ -229,6 +230,63 @@ def test_a_paused_connection_can_be_closed(scene: Scene) -> None:
     connection.pause_recv()
     transport.settle()
     assert scene.log == ["on_close"]
+
+
+def test_a_custom_protocol_may_consume_what_it_has_seen(scene: Scene) -> None:
+    class Greeted:
+        """A greeting of three bytes, then packages of two."""
+
+        @staticmethod
+        def input(buffer: bytes, connection: Connection) -> int:
+            if connection.context is None and len(buffer) >= 3:
+                connection.context = buffer[:3]
+                connection.consume_recv_buffer(3)
+                buffer = buffer[3:]
+            return 2 if connection.context and buffer else 0
+
+        @staticmethod
+        def decode(package: bytes, connection: Connection) -> bytes:
+            return package
+
+        @staticmethod
+        def encode(data: bytes, connection: Connection) -> bytes:
+            return data
+
+    scene.note("on_message")
+    connection, transport = scene.connect(adapt(Greeted, "greeted")(1000))
+    transport.receive(b"he")
+    transport.receive(b"yabcd")
+    assert connection.context == b"hey" and scene.log == [b"ab", b"cd"]
+    with pytest.raises(TypeError, match="text: there is no buffer"):
+        scene.connect()[0].consume_recv_buffer(1)
+
+
+def test_its_status_and_names_for_a_log(scene: Scene) -> None:
+    connection, transport = scene.connect()
+    assert connection.get_status() == 2 and connection.get_status(raw=False) == "ESTABLISHED"
+    assert connection.get_socket() is transport.get_extra_info("socket")
+    assert connection.json_serialize() == {
+        "id": 1, "status": 2, "transport": "tcp", "is_ipv4": True, "is_ipv6": False,
+        "remote_ip": "127.0.0.1", "remote_port": 50000, "remote_address": "127.0.0.1:50000",
+        "local_ip": connection.get_local_ip(), "local_port": connection.get_local_port(),
+        "local_address": connection.get_local_address(),
+    }  # fmt: skip
+
+
+def test_an_error_handler_keeps_the_connection(scene: Scene) -> None:
+    def on_message(connection: Connection, data: str) -> None:
+        raise ValueError(data)
+
+    scene.on(on_message=on_message)
+    connection, transport = scene.connect()
+    errors: list[BaseException] = []
+    connection.error_handler = errors.append
+    transport.receive(b"one\n")
+    assert repr(errors) == "[ValueError('one')]" and connection.status is ConnectionStatus.ESTABLISHED
+    connection.error_handler = lambda error: 1 / 0
+    transport.receive(b"two\n")
+    assert connection.close_reason is CloseReason.HANDLER_ERROR
+    assert [where for where, _ in scene.failures] == ["on_message", "on_message", "error_handler"]
 
 
 def test_the_limit_of_a_package(scene: Scene) -> None:

@@ -229,6 +229,17 @@ def test_a_protocol_that_raises_anything_else_is_a_violation(scene: Scene) -> No
     assert connection.close_reason is CloseReason.PROTOCOL_ERROR and not scene.worker.connections
 
 
+def test_an_exit_in_a_protocol_is_a_counted_exception(scene: Scene) -> None:
+    class Exits(Raw):
+        def feed(self, data: bytes) -> list[bytes]:
+            raise SystemExit(1)
+
+    connection, transport = scene.connect(Exits(100))
+    transport.receive(b"x")
+    assert scene.failures == [("protocol raw", "SystemExit: 1")]
+    assert connection.close_reason is CloseReason.PROTOCOL_ERROR
+
+
 def test_an_end_in_the_wrong_place_can_be_a_violation(scene: Scene) -> None:
     class Strict(Text):
         def feed_eof(self) -> list[Any]:

@@ -100,6 +100,10 @@ class Protocol:
         """What the protocol itself must answer (a pong, a 100-continue), once; b"" when there is nothing."""
         return b""
 
+    def consume(self, length: int) -> None:
+        """Drop the first ``length`` bytes of what is buffered: for protocols whose ``input`` looks at a connection."""
+        raise TypeError(f"{self.name}: there is no buffer to consume from")
+
     def detach(self, undelivered: Sequence[Any] = (), data: bytes = b"") -> bytes:
         """Give up everything that is unconsumed: the bytes for the protocol that takes this one's place.
 

@@ -120,6 +120,9 @@ class ThreeFunctions(Protocol):
     def buffered(self) -> int:
         return len(self._buffer)
 
+    def consume(self, length: int) -> None:
+        del self._buffer[:length]
+
     def feed_eof(self) -> Sequence[Any]:
         self.detach()
         return ()

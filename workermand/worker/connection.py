@@ -7,6 +7,7 @@ when it is closed, says why (``close_reason``) and refuses to send. Attributes o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from workermand import address
@@ -60,6 +61,9 @@ class Connection:
 
     linger_timeout: float = 1.0
     """Seconds that end() waits for the peer's end."""
+    error_handler: Callable[[BaseException], object] | None = None
+    """Gets what a callback of this connection has raised, once it is logged and counted; the connection then lives on.
+    None: it is closed."""
 
     def __init__(
         self,
@@ -165,6 +169,10 @@ class Connection:
         to.on_buffer_full = lambda _to: self.pause_recv()
         to.on_buffer_drain = lambda _to: self.resume_recv()
 
+    def consume_recv_buffer(self, length: int) -> None:
+        """For the ``input`` of a custom protocol: drops the first ``length`` bytes of what has been received."""
+        self.wire.protocol.consume(length)
+
     @property
     def protocol(self) -> Protocol:
         """The object that parses and encodes for this connection.
@@ -220,6 +228,11 @@ class Connection:
         """As get_remote_address(); the path of a unix socket."""
         return address.display(self._name_of("sockname"))
 
+    def get_socket(self) -> Any:
+        """To ask the kernel about it (getsockopt, fileno). Reading and writing are the runtime's. None before it is
+        connected."""
+        return self._info("socket")
+
     def is_ipv4(self) -> bool:
         return "." in self.get_remote_ip()
 
@@ -236,7 +249,10 @@ class Connection:
         wire = self.wire
         if wire.listener is not None and wire.listener.spec.transport == "unix":
             return wire.listener.spec.path if which == "sockname" else ""
-        transport = getattr(wire, "transport", None)
+        return self._info(which)
+
+    def _info(self, which: str) -> Any:
+        transport = getattr(self.wire, "transport", None)
         return transport.get_extra_info(which) if transport is not None else None
 
     # ------------------------------------------------------------------ how it is
@@ -244,6 +260,10 @@ class Connection:
     @property
     def status(self) -> ConnectionStatus:
         return self.wire.status
+
+    def get_status(self, raw: bool = True) -> int | str:
+        """Workerman's number, or the name: "ESTABLISHED"."""
+        return int(self.status) if raw else self.status.name
 
     @property
     def close_reason(self) -> CloseReason | None:
@@ -280,6 +300,18 @@ class Connection:
     def buffer_is_empty(self) -> bool:
         """Nothing is unsent."""
         return not self.wire.unsent
+
+    def json_serialize(self) -> dict[str, Any]:
+        """Who it is, as what JSON can hold."""
+        getters = ("remote_ip", "remote_port", "remote_address", "local_ip", "local_port", "local_address")
+        return {
+            "id": self.id,
+            "status": self.get_status(),
+            "transport": self.transport,
+            **{name: getattr(self, f"get_{name}")() for name in getters},
+            "is_ipv4": self.is_ipv4(),
+            "is_ipv6": self.is_ipv6(),
+        }
 
     # ------------------------------------------------------------------ for the runtime: drain, janitor, status
 

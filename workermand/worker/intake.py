@@ -188,11 +188,15 @@ def feed_by_steps(wire: Wire, data: bytes) -> Sequence[Any]:
 def violated(wire: Wire, error: BaseException) -> Sequence[Any]:
     """The good messages before the violation; when they are done with, the connection ends."""
     reason, messages = CloseReason.PROTOCOL_ERROR, ()
+    connection, cause = wire.connection, error if not isinstance(error, ProtocolError) else error.__cause__
     if isinstance(error, ProtocolError):
         reason, messages = error.close_reason, tuple(error.messages)
-    connection = wire.connection
-    cause = error.__cause__ if isinstance(error, ProtocolError) else error
-    logger.info("connection %s from %s: %s", connection.id, connection.get_remote_address(), str(error), exc_info=cause)
+    if isinstance(error, Exception):
+        logger.info(
+            "connection %s from %s: %s", connection.id, connection.get_remote_address(), str(error), exc_info=cause
+        )
+    else:  # sys.exit() in a protocol of the user's
+        wire.worker.failed(f"protocol {wire.protocol.name}", connection, error)
     wire.transport.pause_reading()
     wire.end_input(reason)
     return messages

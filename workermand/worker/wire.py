@@ -294,9 +294,16 @@ class Wire(asyncio.Protocol):
         """Runs a callback other than on_message, if there is one."""
         self._call(name, self.connection, *args)
 
-    def failed(self, where: str, error: BaseException) -> None:
-        """A handler's exception ends its connection, and nothing else."""
-        self.worker.failed(where, self.connection, error)
+    def failed(self, where: str, error: BaseException, connection: Connection | None = None) -> None:
+        """A handler's exception ends its connection, and nothing else; unless it has an error_handler."""
+        connection = connection or self.connection
+        self.worker.failed(where, connection, error)
+        try:
+            if connection.error_handler is not None:
+                connection.error_handler(error)
+                return
+        except BaseException as another:
+            self.worker.failed("error_handler", connection, another)
         self.close(CloseReason.HANDLER_ERROR)
 
     def open_inbox(self) -> Inbox:
@@ -312,8 +319,7 @@ class Wire(asyncio.Protocol):
         try:
             result = callback(connection, *args)
         except BaseException as error:
-            self.worker.failed(name, connection, error)
-            self.close(CloseReason.HANDLER_ERROR)
+            self.failed(name, error, connection)
             return
         if name in connection.callbacks.asynchronous:
             # Not through the inbox: the on_message at work there may be waiting for just this callback.
@@ -326,8 +332,7 @@ class Wire(asyncio.Protocol):
         try:
             await coroutine
         except BaseException as error:
-            self.worker.failed(name, connection, error)
-            self.close(CloseReason.HANDLER_ERROR)
+            self.failed(name, error, connection)
 
     # ------------------------------------------------------------------ the end
 
