@@ -15,8 +15,9 @@ import resource
 import socket
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -84,13 +85,18 @@ def children_of(server: RunningServer) -> list[psutil.Process]:
     return psutil.Process(server.pid).children()
 
 
-@contextlib.contextmanager
-def c_echo() -> Iterator[tuple[int, int]]:
+def c_echo() -> contextlib.AbstractContextManager[tuple[int, int]]:
     """(pid, port) of the measure."""
+    return foreign([HERE / "cecho"])
+
+
+@contextlib.contextmanager
+def foreign(command: Sequence[str | Path]) -> Iterator[tuple[int, int]]:
+    """(pid, port) of a server that is not ours; it takes the port as its argument and says when it is ready."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    with subprocess.Popen([HERE / "cecho", str(port)], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen([*command, str(port)], stdout=subprocess.PIPE) as process:
         assert process.stdout and process.stdout.readline() == b"ready\n"
         pin(process.pid, SERVERS)
         try:
@@ -114,12 +120,14 @@ def cost(pid: int, port: int, program: str, words: list[object], seconds: float)
 
 def beside_c(program: str, words: list[object], rounds: int, seconds: float) -> str:
     """Ours and C's in turn."""
-    with c_echo() as (pid, port), echo() as server, clients_on_a_core_of_their_own():
+    with echo() as server:
         pin(server.pid, SERVERS)
-        pairs = [
-            (cost(pid, port, program, words, seconds), cost(server.pid, server.port, program, words, seconds))
-            for _ in range(rounds)
-        ]
+        return in_turn(server.pid, server.port, program, words, rounds, seconds)
+
+
+def in_turn(pid: int, port: int, program: str, words: list[object], rounds: int, seconds: float) -> str:
+    with c_echo() as c, clients_on_a_core_of_their_own():
+        pairs = [(cost(*c, program, words, seconds), cost(pid, port, program, words, seconds)) for _ in range(rounds)]
     limit, ours = (statistics.median(side) for side in zip(*pairs, strict=True))
     return f"{ours / limit:.2f} x C ({ours:.2f} us, C {limit:.2f} us)"
 
@@ -132,6 +140,12 @@ def message(args: argparse.Namespace) -> Row:
 def burst(args: argparse.Namespace) -> Row:
     measured = beside_c("loadgen", [64, 16], args.rounds, args.seconds)
     return "CPU per message, 64 connections, 16 in flight", measured, "3.2 x C"
+
+
+def floor(args: argparse.Namespace) -> Row:
+    with foreign([sys.executable, HERE / "bare.py"]) as (pid, port):
+        one, many = (in_turn(pid, port, "loadgen", [64, depth], args.rounds, args.seconds) for depth in (1, 16))
+    return "the same for uvloop alone, which parses nothing: 1 and 16 in flight", f"{one}; {many}", ""
 
 
 def short(args: argparse.Namespace) -> Row:
@@ -197,7 +211,7 @@ def status(_: argparse.Namespace) -> Row:
 
 # ---------------------------------------------------------------------------------------------------- the table
 
-MEASURES = {measure.__name__: measure for measure in (message, burst, short, idle, ready, child, status)}
+MEASURES = {measure.__name__: measure for measure in (message, burst, floor, short, idle, ready, child, status)}
 
 
 def machine() -> str:
