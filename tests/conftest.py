@@ -11,12 +11,20 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import hypothesis
 import pytest
 
 T = TypeVar("T")
 
 PATIENCE = 30.0
 """Seconds that a condition may take to come true: far above what it needs, so that only a broken one gets there."""
+
+
+# A busy machine is no failure: no example is timed, nor how long it takes to make one.
+hypothesis.settings.register_profile(
+    "workermand", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("workermand")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -308,7 +308,7 @@ SCALARS = st.one_of(st.integers(), st.floats(), st.booleans(), st.dates(), st.te
 TREES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner), max_leaves=20)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(document=st.dictionaries(KEYS, TREES))
 def test_any_tree_is_a_configuration_or_a_complaint(
     document: dict[str, object], load: Load, monkeypatch: pytest.MonkeyPatch

@@ -318,7 +318,8 @@ def test_after_the_start_deadline_one_child_of_each_worker_will_do(eventually: E
     settings = config(count=2).replace('{stop = "3s"}', '{stop = "1s", start = "1s"}')
     settings += '[worker.other]\nhandler = "other"\n'  # whose start deadline, 30 s, holds nothing up: it is ready
     with running_server(settings, files={"handler.py": second_hangs, "other.py": ""}, timeout=25) as server:
-        assert "2/3 children of 2 workers serve; missing: echo#1" in server.output
+        what_is_missing = "2/3 children of 2 workers serve; missing: echo#1"
+        eventually("it says what is missing", lambda: what_is_missing in server.output)
         assert server.status()["server"]["state"] == "degraded"
         eventually("it is counted", lambda: exits(server).get("SIGKILL (start deadline)"))
 

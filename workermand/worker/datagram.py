@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from workermand import address
 from workermand.errors import CloseReason, ProtocolError, SendError
 from workermand.protocols.base import Protocol, as_bytes
+from workermand.protocols.custom import ThreeFunctions
 from workermand.protocols.raw import Raw
 from workermand.spec import ListenSpec
 from workermand.worker.callbacks import Source
@@ -152,9 +153,9 @@ class DatagramListener:
         self._become(State.ACCEPTING)
 
     def stop(self) -> None:
-        """For good. Handlers at work may still answer."""
+        """For good. Handlers at work may still answer, the one too that has just asked for this."""
         self._become(State.STOPPED)
-        self._maybe_close()
+        self.worker.loop.call_soon(self._maybe_close)
 
     def add_sockets(self, socks: list[socket.socket]) -> None:
         """More sockets of the same address (reuse_port)."""
@@ -212,10 +213,8 @@ class DatagramListener:
             self.worker.failed(name, connection, error)  # type: ignore[arg-type]
 
     def _finished(self, task: asyncio.Task[None]) -> None:
-        was_full = self._is_full
         self._tasks.discard(task)
-        if was_full:
-            self._regulate()
+        self._regulate()
         self._maybe_close()
 
     # ------------------------------------------------------------------ a datagram comes
@@ -230,7 +229,10 @@ class DatagramListener:
                 return
             except OSError as error:  # what an ICMP message reported of an earlier answer
                 logger.debug("reading from %s: %s", self.spec.uri, error)
-                continue
+                loop = self.worker.loop  # which hears no more of a socket with an error
+                loop.remove_reader(sock.fileno())
+                loop.call_soon(self._regulate)
+                return
             self.worker.stats.total_request += 1
             if self._raw is not None:
                 self.call("on_message", UdpConnection(self, sock, peer, self._raw), data)
@@ -240,30 +242,37 @@ class DatagramListener:
     def _parse(self, data: bytes, sock: socket.socket, peer: Any) -> None:
         try:
             protocol = self._factory(self.worker.limits.package)
-        except Exception as error:
+        except BaseException as error:
             self.worker.failed(f"a datagram on {self.spec.uri}", None, error)
             return
         connection = UdpConnection(self, sock, peer, protocol)
         if protocol.wants_connection:
             protocol.connection = connection  # type: ignore[attr-defined]
-        while messages := self._feed(connection, data):
-            for message in messages:
+        drops_false = isinstance(protocol, ThreeFunctions)  # Workerman's way to say: not this package
+        for message in self._messages(connection, protocol, data):
+            if message is not False or not drops_false:
                 self.call("on_message", connection, message)
-            if not protocol.stepwise:
-                return
-            data = b""
 
-    def _feed(self, connection: UdpConnection, data: bytes) -> Sequence[Any]:
+    def _messages(self, connection: UdpConnection, protocol: Protocol, data: bytes) -> Iterator[Any]:
+        """A stepwise protocol reads the next when the handler has seen the one before."""
         try:
-            return connection.protocol.feed(data)
-        except ProtocolError as error:
-            return self._violated(connection, error, error.close_reason, error.messages)
+            while messages := protocol.feed(data):
+                yield from messages
+                if not protocol.stepwise:
+                    return
+                data = b""
         except BaseException as error:
-            return self._violated(connection, error, CloseReason.PROTOCOL_ERROR, ())
+            yield from self._violated(connection, protocol, error)
 
-    def _violated(
-        self, connection: UdpConnection, error: BaseException, reason: CloseReason, good: Sequence[Any]
-    ) -> Sequence[Any]:
+    def _violated(self, connection: UdpConnection, protocol: Protocol, error: BaseException) -> Sequence[Any]:
+        """The good messages before the violation."""
+        reason, messages = CloseReason.PROTOCOL_ERROR, ()
+        cause: BaseException | None = error
+        if isinstance(error, ProtocolError):
+            reason, messages, cause = error.close_reason, tuple(error.messages), error.__cause__
         self.worker.stats.closed[reason] += 1
-        logger.info("datagram from %s: %s", connection.get_remote_address(), error, exc_info=error.__cause__)
-        return good
+        if isinstance(error, Exception):
+            logger.info("datagram from %s: %s", connection.get_remote_address(), error, exc_info=cause)
+        else:  # sys.exit() in a protocol of the user's
+            self.worker.failed(f"protocol {protocol.name}", connection, error)  # type: ignore[arg-type]
+        return messages

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from workermand.errors import CloseReason
 
 if TYPE_CHECKING:
+    from workermand.worker.connection import Connection
     from workermand.worker.listener import Listener
     from workermand.worker.worker import Worker
 
@@ -42,6 +43,8 @@ class Gate:
         self._second_ends = 0.0
         self._in_second = 0
         self._per_ip: collections.Counter[str] = collections.Counter()
+        self._ips: dict[Connection, str] = {}
+        """Of those in ``_per_ip``. Not to be asked later: a socket that was reset at once does not know its peer."""
 
     @classmethod
     def of(cls, worker: Worker) -> Gate:
@@ -59,9 +62,9 @@ class Gate:
         """Whether one more may be accepted now; if not, the listener is told to ``regulate`` when to ask again."""
         limits = self._worker.limits
         if limits.connections and len(self._worker.connections) + self.begun >= limits.connections:
-            return self._wait(listener)
+            return self._wait(listener, RETRY)
         if self._was_short and _lowest_free() >= self._reserved:
-            return self._wait(listener)
+            return self._wait(listener, RETRY)
         if limits.accept_rate:
             now = self._worker.loop.time()
             if now >= self._second_ends:
@@ -76,23 +79,23 @@ class Gate:
         if fd >= self._reserved:
             self._was_short = True
 
-    @property
-    def counts_clients(self) -> bool:
-        return bool(self._per_ip)
-
     def admits_from(self, ip: str) -> bool:
-        """limits.per_ip; one that is admitted is counted until it has ``left``."""
+        """limits.per_ip; a refusal is counted."""
         if self._per_ip[ip] >= self._worker.limits.per_ip:
             self._worker.stats.closed[CloseReason.REFUSED_PER_IP] += 1
             return False
-        self._per_ip[ip] += 1
         return True
 
-    def left(self, ip: str) -> None:
-        """A connection has ended: whoever waits may try again. ``ip`` matters to limits.per_ip alone."""
-        if ip:
+    def came(self, connection: Connection, ip: str) -> None:
+        """Counts for limits.per_ip until it has ``left``."""
+        self._per_ip[ip] += 1
+        self._ips[connection] = ip
+
+    def left(self, connection: Connection) -> None:
+        """It has ended: whoever waits may try again."""
+        if ip := self._ips.pop(connection, ""):
             self._per_ip[ip] -= 1
-            if self._per_ip[ip] <= 0:
+            if not self._per_ip[ip]:
                 del self._per_ip[ip]
         if self._waiting:
             self._wake()
@@ -100,12 +103,12 @@ class Gate:
     def run_short(self, listener: Listener) -> None:
         """accept() found no descriptor or no memory."""
         self._was_short = True
-        self._wait(listener)
+        self._wait(listener, RETRY)
 
     def forget(self, listener: Listener) -> None:
         self._waiting.discard(listener)
 
-    def _wait(self, listener: Listener, seconds: float = RETRY) -> bool:
+    def _wait(self, listener: Listener, seconds: float) -> bool:
         self._waiting.add(listener)
         listener.regulate()
         when = self._worker.loop.time() + seconds
@@ -127,7 +130,7 @@ class Gate:
 def _lowest_free() -> int:
     """The number that the next descriptor gets."""
     try:
-        fd = os.dup(0)
+        fd = os.eventfd(0, os.EFD_CLOEXEC)
     except OSError:
         return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     os.close(fd)

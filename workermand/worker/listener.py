@@ -121,7 +121,7 @@ class Listener:
         """One of ours is lost; ``still_closing``: its on_close takes its time."""
         if still_closing:
             self.closing.add(connection)
-        self._gate.left(connection.get_remote_ip() if self._gate.counts_clients else "")
+        self._gate.left(connection)
 
     def _become(self, state: State) -> None:
         if self._state is not State.STOPPED:
@@ -181,11 +181,12 @@ class Listener:
             connecting.send(None)
             if not worker.tcp_nodelay and self.spec.transport == "tcp":
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)  # uvloop sets it
-        except Exception as error:
+        except BaseException as error:
             worker.failed(f"a new connection on {self.spec.uri}", None, error)
-            self._gate.left(ip)
             sock.close()
             return None
+        if ip:
+            self._gate.came(connection, ip)
         return connecting
 
     def _end(self, begun: list[Begun]) -> None:
