@@ -79,7 +79,6 @@ class CloseReason(enum.StrEnum):
     DRAINED = "drained"
     DRAIN_DEADLINE = "drain deadline"
     STOPPED = "fast stop"
-    REFUSED_CONNECTIONS = "refused: connection limit"
     REFUSED_PER_IP = "refused: limit per address"
 
 

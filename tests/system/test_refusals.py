@@ -67,18 +67,26 @@ def test_a_run_dir_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a tiny file system")
-def test_a_full_disk(tmp_path: Path) -> None:
-    full = tmp_path / "full"
-    full.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=3", "tmpfs", str(full)], check=False
-    ).returncode:
+@pytest.mark.parametrize(
+    ("options", "run_dir", "words"),
+    [
+        ("size=4k,nr_inodes=3", "run/deep", "/run/deep: No space left on device; make room, or "),
+        ("size=4k", "", "/workermand.pid: No space left on device; make room, or "),
+        ("ro", "run", "/run: Read-only file system; mount it writable, or "),
+        ("ro", "", ": Read-only file system; mount it writable, or "),
+    ],
+)
+def test_a_full_disk_and_a_read_only_one(options: str, run_dir: str, words: str, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)], check=False).returncode:
         pytest.skip("this machine does not let us mount")
     try:
-        (full / "filler").write_bytes(b"x" * 4096)
-        start_fails(f'[server]\nrun_dir = "{full}/run/deep"\n' + config(), 78, "No space left on device")
+        if options != "ro":
+            (disk / "filler").write_bytes(b"x" * 4096)
+        start_fails(f'[server]\nrun_dir = "{disk / run_dir}"\n' + config(), 78, f"{disk}{words}")
     finally:
-        subprocess.run(["umount", str(full)], check=True)
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="starts as another user")
@@ -192,7 +200,7 @@ def test_an_exception_ends_one_connection(how: str, eventually: Eventually) -> N
         [process] = server.status()["processes"]
         assert process["pid"] == pid and process["exceptions"] == 1
         assert process["closed"]["exception in handler"] == 1
-        assert "exception in on_message, connection 1 from 127.0.0.1:" in server.output
+        server.wait_for("exception in on_message, connection 1 from 127.0.0.1:")
 
 
 def test_limits_of_connections(eventually: Eventually) -> None:

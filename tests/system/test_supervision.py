@@ -245,7 +245,7 @@ def test_a_child_blocked_for_too_long_shows_its_traceback_and_is_replaced(eventu
     with running_server(settings, files={"handler.py": block}) as server:
         ask(server, "block")
         eventually("it is killed", lambda: exits(server).get("SIGABRT (busy deadline)") == 1)
-        assert "on_message" in server.output
+        server.wait_for("in on_message")
         eventually("it is replaced", lambda: idle(server, 1))
         assert ask(server, "x") == "x"
 
