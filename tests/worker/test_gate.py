@@ -281,7 +281,7 @@ def test_it_waits_when_accept_finds_no_descriptor(
         def accept(self) -> None:
             raise OSError(errno.EMFILE, "Too many open files")
 
-    listener._accept(Exhausted())  # type: ignore[arg-type]
+    listener._readable(Exhausted())  # type: ignore[arg-type]
     assert listener.paused and listener.pending == 0 and "Too many open files" in caplog.text
     crowd.come(listener)
     scene.until(lambda: connected(scene) == 1)

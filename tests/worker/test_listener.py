@@ -199,7 +199,7 @@ def test_a_client_that_another_child_has_taken_is_nothing_to_speak_of(
             raise error
 
     listener = scene.listen()
-    listener._accept(Fails())  # type: ignore[arg-type]
+    listener._readable(Fails())  # type: ignore[arg-type]
     assert caplog.text == "" and not listener.paused
 
 
@@ -217,7 +217,7 @@ def test_one_who_is_gone_keeps_nobody_waiting(scene: Scene, caplog: pytest.LogCa
             return sock.accept()
 
     with dial(listener):
-        listener._accept(FirstIsGone())  # type: ignore[arg-type]
+        listener._readable(FirstIsGone())  # type: ignore[arg-type]
         scene.until(lambda: scene.worker.stats.accepted == 1)
         assert caplog.text == "" and not listener.paused
 
@@ -227,7 +227,7 @@ def test_who_is_accepted_is_served_even_if_the_listener_stops_just_then(scene: S
     scene.on(on_message=echo)
     listener = scene.listen(start=False)
     with dial(listener) as client:
-        listener._accept(listener._socks[0])
+        listener._readable(listener._socks[0])
         assert listener.pending == 1 and not scene.worker.connections
         listener.stop()
         client.sendall(b"x\n")

@@ -20,9 +20,8 @@ from workermand.protocols.base import Protocol, as_bytes
 from workermand.protocols.custom import ThreeFunctions
 from workermand.protocols.raw import Raw
 from workermand.spec import ListenSpec
-from workermand.worker.callbacks import Source
+from workermand.worker.door import Door, State
 from workermand.worker.handlers import Handlers
-from workermand.worker.listener import State
 
 if TYPE_CHECKING:
     from workermand.worker.worker import Worker
@@ -109,7 +108,7 @@ class UdpConnection:
         return False
 
 
-class DatagramListener:
+class DatagramListener(Door):
     """Process: the child; thread: the one that runs the loop."""
 
     def __init__(
@@ -122,47 +121,21 @@ class DatagramListener:
     ) -> None:
         """Takes the sockets over. ``factory`` makes the object that reads a datagram, given limits.package;
         ``callbacks``: the worker's by default."""
-        self.worker = worker
-        self.spec = spec
+        super().__init__(worker, spec, callbacks)
         self._factory = factory
         self._raw = Raw(worker.limits.package) if factory is Raw else None
-        self._source = Source(callbacks or worker.handlers)
-        self._state = State.NEW
         self._tasks: set[asyncio.Task[None]] = set()
-        self._socks: list[socket.socket] = []
         self.add_sockets(socks)
-
-    @property
-    def paused(self) -> bool:
-        """Not reading for now."""
-        return self._state is State.PAUSED or self._is_full
 
     @property
     def pending(self) -> int:
         """Async handlers at work."""
         return len(self._tasks)
 
-    def start(self) -> None:
-        self._become(State.ACCEPTING)
-
-    def pause(self) -> None:
-        """Reads no more until resume()."""
-        self._become(State.PAUSED)
-
-    def resume(self) -> None:
-        self._become(State.ACCEPTING)
-
     def stop(self) -> None:
         """For good. Handlers at work may still answer, the one too that has just asked for this."""
-        self._become(State.STOPPED)
+        super().stop()
         self.worker.loop.call_soon(self._maybe_close)
-
-    def add_sockets(self, socks: list[socket.socket]) -> None:
-        """More sockets of the same address (reuse_port)."""
-        for sock in socks:
-            sock.setblocking(False)
-        self._socks += socks
-        self._regulate()
 
     def call(self, name: str, connection: UdpConnection, *args: object) -> None:
         """Runs a callback, if there is one; what it raises is reported."""
@@ -179,32 +152,21 @@ class DatagramListener:
             task = asyncio.Task(self._finish(name, connection, result), loop=self.worker.loop)
             self._tasks.add(task)
             task.add_done_callback(self._finished)
-            if self._is_full:
-                self._regulate()
+            if self._is_held:
+                self.regulate()
 
     @property
-    def _is_full(self) -> bool:
+    def _is_held(self) -> bool:
+        """The inbox of them all is full."""
         return len(self._tasks) >= self.worker.limits.inbox.messages
 
-    def _become(self, state: State) -> None:
-        if self._state is not State.STOPPED:
-            self._state = state
-            self._regulate()
-
-    def _regulate(self) -> None:
-        loop = self.worker.loop
-        reading = self._state is State.ACCEPTING and not self._is_full
-        for sock in self._socks:
-            if reading:
-                loop.add_reader(sock.fileno(), self._readable, sock)
-            else:
-                loop.remove_reader(sock.fileno())
+    def _prepared(self, sock: socket.socket) -> socket.socket:
+        sock.setblocking(False)
+        return sock
 
     def _maybe_close(self) -> None:
         if self._state is State.STOPPED and not self._tasks:
-            for sock in self._socks:
-                sock.close()
-            self._socks.clear()
+            self._close_sockets()
 
     async def _finish(self, name: str, connection: UdpConnection, handler: Coroutine[Any, Any, object]) -> None:
         try:
@@ -214,14 +176,14 @@ class DatagramListener:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._regulate()
+        self.regulate()
         self._maybe_close()
 
     # ------------------------------------------------------------------ a datagram comes
 
     def _readable(self, sock: socket.socket) -> None:
         for _ in range(BATCH):
-            if self._is_full or self._state is not State.ACCEPTING:
+            if self._is_held or self._state is not State.OPEN:
                 return
             try:
                 data, peer = sock.recvfrom(LONGEST)
@@ -231,7 +193,7 @@ class DatagramListener:
                 logger.debug("reading from %s: %s", self.spec.uri, error)
                 loop = self.worker.loop  # which hears no more of a socket with an error
                 loop.remove_reader(sock.fileno())
-                loop.call_soon(self._regulate)
+                loop.call_soon(self.regulate)
                 return
             self.worker.stats.total_request += 1
             if self._raw is not None:

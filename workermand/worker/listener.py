@@ -1,8 +1,7 @@
 """Listener: accepts the clients of one address and makes Connections of them.
 
-The sockets are the master's: bound, listening, shared with the children beside us and those after us, so that nothing
-here may change what the others would notice, and closing our copies closes nothing for them. uvloop could accept by
-itself, but it would take a client that there is no descriptor for, and close it: here the gate decides before.
+uvloop could accept by itself, but it would take a client that there is no descriptor for, and close it: here the gate
+decides before.
 
 Short connections must be cheap (34 us of CPU for connect, message and close, of which the kernel's part is 22).
 uvloop's connect_accepted_socket is a coroutine, but waits for nothing but the loop's next turn: it is begun at once and
@@ -11,7 +10,6 @@ ended there, without a Task.
 
 from __future__ import annotations
 
-import enum
 import logging
 import socket
 from collections.abc import Callable, Coroutine
@@ -20,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from workermand import address
 from workermand.protocols.base import Protocol
 from workermand.spec import ListenSpec
-from workermand.worker.callbacks import Source
 from workermand.worker.connection import Connection
+from workermand.worker.door import Door
 from workermand.worker.gate import Gate
 from workermand.worker.handlers import Handlers
 
@@ -36,20 +34,13 @@ BATCH = 16
 Begun = Coroutine[Any, Any, Any]
 
 
-class State(enum.Enum):
-    NEW = "new"
-    ACCEPTING = "accepting"
-    PAUSED = "paused"
-    STOPPED = "stopped"
-
-
 class _Listening(socket.socket):
     """family and type as plain attributes: the properties make enums, and cost every accept() 4 us."""
 
     __slots__ = ("family", "type")
 
 
-class Listener:
+class Listener(Door):
     """Process: the child; thread: the one that runs the loop."""
 
     def __init__(
@@ -62,60 +53,23 @@ class Listener:
     ) -> None:
         """Takes the sockets over. ``factory`` makes a connection's protocol object, given limits.package;
         ``callbacks``: the worker's by default."""
-        self.spec = spec
+        super().__init__(worker, spec, callbacks)
         self.closing: set[Connection] = set()
         """No longer among worker.connections, while their async on_close is at work."""
-        self._worker = worker
         self._factory = factory
-        self._source = Source(callbacks or worker.handlers)
         self._gate = Gate.of(worker)
-        self._state = State.NEW
         self._begun = 0
-        self._socks: list[_Listening] = []
         self.add_sockets(socks)
-
-    @property
-    def paused(self) -> bool:
-        """Not accepting for now."""
-        return self._state is State.PAUSED or self._gate.keeps(self)
 
     @property
     def pending(self) -> int:
         """Connections that are not yet, or no longer, among worker.connections."""
         return self._begun + len(self.closing)
 
-    def start(self) -> None:
-        self._become(State.ACCEPTING)
-
-    def pause(self) -> None:
-        """Accepts no more until resume(); clients wait in the backlog (Workerman's pauseAccept)."""
-        self._become(State.PAUSED)
-
-    def resume(self) -> None:
-        self._become(State.ACCEPTING)
-
     def stop(self) -> None:
-        """For good; what is connected stays."""
-        self._become(State.STOPPED)
+        super().stop()
         self._gate.forget(self)
-        for sock in self._socks:
-            sock.close()
-        self._socks.clear()
-
-    def add_sockets(self, socks: list[socket.socket]) -> None:
-        """More sockets of the same address (reuse_port)."""
-        self._socks += [self._prepared(sock) for sock in socks]
-        self.regulate()
-
-    def regulate(self) -> None:
-        """Listens to its sockets, or does not, as its state and the gate would have it."""
-        loop = self._worker.loop
-        accepting = self._state is State.ACCEPTING and not self._gate.keeps(self)
-        for sock in self._socks:
-            if accepting:
-                loop.add_reader(sock.fileno(), self._accept, sock)
-            else:
-                loop.remove_reader(sock.fileno())
+        self._close_sockets()
 
     def ended(self, connection: Connection, *, still_closing: bool) -> None:
         """One of ours is lost; ``still_closing``: its on_close takes its time."""
@@ -123,15 +77,14 @@ class Listener:
             self.closing.add(connection)
         self._gate.left(connection)
 
-    def _become(self, state: State) -> None:
-        if self._state is not State.STOPPED:
-            self._state = state
-            self.regulate()
+    @property
+    def _is_held(self) -> bool:
+        return self._gate.keeps(self)
 
     def _prepared(self, sock: socket.socket) -> _Listening:
         """Connections inherit these options, so that none has to be set on each."""
         if self.spec.transport == "tcp":
-            keepalive = self._worker.keepalive
+            keepalive = self.worker.keepalive
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, keepalive.idle > 0)
             if keepalive.idle:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _whole(keepalive.idle))
@@ -145,7 +98,7 @@ class Listener:
 
     # ------------------------------------------------------------------ a client comes
 
-    def _accept(self, sock: _Listening) -> None:
+    def _readable(self, sock: socket.socket) -> None:
         begun: list[Begun] = []
         for _ in range(BATCH):
             if not self._gate.admits(self):
@@ -166,10 +119,10 @@ class Listener:
                 self._begun += 1
                 self._gate.begun += 1
         if begun:
-            self._worker.loop.call_soon(self._end, begun)
+            self.worker.loop.call_soon(self._end, begun)
 
     def _begin(self, sock: socket.socket, peer: Any) -> Begun | None:
-        worker = self._worker
+        worker = self.worker
         ip = address.plain_ip(peer[0]) if worker.limits.per_ip and isinstance(peer, tuple) else ""
         if ip and not self._gate.admits_from(ip):
             sock.close()
