@@ -24,6 +24,7 @@ def parse(uri: str, protocol: str | None = None) -> ListenSpec:
         ("tcp://127.0.0.1:1", "text", ("tcp", "text", "127.0.0.1", 1, "")),
         ("udp://[::]:53", None, ("udp", "raw", "::", 53, "")),
         ("frame://[0:0::1]:9", None, ("tcp", "frame", "::1", 9, "")),
+        ("tcp://[::ffff:127.0.0.1]:9", None, ("tcp", "raw", "127.0.0.1", 9, "")),
         ("jsonnl://127.0.0.1:7", None, ("tcp", "jsonnl", "127.0.0.1", 7, "")),
         ("unix:///tmp/a.sock", None, ("unix", "raw", "", 0, "/tmp/a.sock")),
         ("unix://a.sock", "apps.x:Y", ("unix", "apps.x:Y", "", 0, "/run/x/a.sock")),
@@ -101,6 +102,25 @@ def test_any_text_is_an_address_or_a_complaint(uri: str) -> None:
 def test_the_protocol_is_no_part_of_the_address() -> None:
     assert parse("text://127.0.0.1:1").address == parse("frame://127.0.0.1:1").address
     assert parse("udp://127.0.0.1:1").address != parse("tcp://127.0.0.1:1").address
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "overlap"),
+    [
+        ("tcp://0.0.0.0:1", "text://127.0.0.1:1", True),
+        ("tcp://0.0.0.0:1", "tcp://[::]:1", True),
+        ("tcp://127.0.0.1:1", "tcp://[::]:1", True),
+        ("udp://[::1]:1", "udp://[::]:1", True),
+        ("tcp://0.0.0.0:1", "tcp://[::1]:1", False),
+        ("tcp://127.0.0.1:1", "tcp://127.0.0.2:1", False),
+        ("tcp://0.0.0.0:1", "tcp://127.0.0.1:2", False),
+        ("tcp://0.0.0.0:1", "udp://127.0.0.1:1", False),
+        ("unix://a", "unix://b", False),
+        ("unix://a", "tcp://0.0.0.0:1", False),
+    ],
+)
+def test_addresses_overlap(one: str, other: str, overlap: bool) -> None:
+    assert address.overlap(parse(one), parse(other)) is address.overlap(parse(other), parse(one)) is overlap
 
 
 @pytest.mark.parametrize(

@@ -131,15 +131,24 @@ def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["title"] == "workermand"
 
 
+def test_a_reader_that_has_had_enough_is_no_traceback() -> None:
+    command = [sys.executable, "-m", "workermand", "schema"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None and process.stderr.read() == b""
+    assert process.returncode == ExitCode.FAILED
+
+
 # ---------------------------------------------------------------------------------------------------- check
 
 
-def check(file: Path, prelude: str = "") -> subprocess.CompletedProcess[str]:
-    """`workermand check -c FILE`, as a process; ``prelude`` runs in it first."""
-    program = f"import sys\nfrom workermand import cli\n{prelude}\nsys.exit(cli.main(['check', '-c', {str(file)!r}]))"
+def check(file: Path) -> subprocess.CompletedProcess[str]:
+    """`workermand check -c FILE`, as a process."""
     return subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
+        [sys.executable, "-m", "workermand", "check", "-c", str(file)],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
 
 
 HANDLERS = {
@@ -177,6 +186,12 @@ def test_check_says_ok_and_opens_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists() and not (tmp_path / "state").exists()
 
 
+def test_check_without_an_output(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "workermand", "check", "-c", str(write(tmp_path, "good"))]
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], cwd=ROOT, timeout=60, check=False)
+    assert done.returncode == 0
+
+
 def test_check_does_not_wait_for_what_a_handler_leaves_behind(tmp_path: Path) -> None:
     done = check(write(tmp_path, "forks"))
     os.kill(int((tmp_path / "forks_handler.py.pid").read_text()), signal.SIGKILL)
@@ -188,24 +203,24 @@ def test_check_names_every_handler_that_fails(tmp_path: Path) -> None:
     done = check(file)
     assert (done.returncode, done.stdout) == (ExitCode.FAILED, "")
     complaints = re.split(rf"^{file}: worker\.", done.stderr, flags=re.MULTILINE)[1:]
-    said = {complaint.partition(".")[0]: complaint for complaint in complaints}
+    said = {complaint.partition(":")[0]: complaint for complaint in complaints}
     assert set(said) == {"raises", "syntax", "arity", "exits", "leaves", "dies"}
     assert "Traceback" in said["raises"] and "No module named 'no_such_module'" in said["raises"]
     assert "SyntaxError" in said["syntax"] and "syntax_handler.py" in said["syntax"]
     assert "on_message(connection) cannot be called as on_message(connection, data)" in said["arity"]
     assert "SystemExit: 3" in said["exits"]
-    assert "leaves.handler: leaves_handler: its import ended the process with exit code 0\n" in said["leaves"]
-    assert "dies.handler: dies_handler: its import ended the process with SIGKILL\n" in said["dies"]
+    assert 'leaves: handler "leaves_handler": its import ended the process with exit code 0\n' in said["leaves"]
+    assert 'dies: handler "dies_handler": its import ended the process with SIGKILL\n' in said["dies"]
 
 
 def test_check_does_not_wait_for_ever(tmp_path: Path) -> None:
-    file = write(tmp_path, "hangs")
+    file = write(tmp_path, "hangs", more="timeouts = {start = 2}\n")
     pid_file = tmp_path / "pid"
     source = f"import os, time\nopen({str(pid_file)!r}, 'w').write(str(os.getpid()))\ntime.sleep(1000)\n"
     (tmp_path / "hangs_handler.py").write_text(source)
-    done = check(file, "cli.PROBE_TIME = 2.0")
+    done = check(file)
     assert done.returncode == ExitCode.FAILED
-    assert "worker.hangs.handler: hangs_handler: its import has not ended after 2 s" in done.stderr
+    assert 'worker.hangs: handler "hangs_handler": its import has not ended after 2 s (timeouts.start)' in done.stderr
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid_file.read_text()), 0)
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from workermand import config, places
 from workermand.errors import ConfigError
 from workermand.spec import Inbox, Keepalive, Limits, ListenSpec, LogSpec, ServerSpec, Timeouts, WorkerSpec
+from workermand.worker.handlers import CALLBACKS
 
 ENVIRON = {"RUNTIME_DIRECTORY": "/run/rt", "STATE_DIRECTORY": "/var/st", "PORT": "2347"}
 ECHO = '[worker.echo]\nlisten = "text://127.0.0.1:2347"\nhandler = "apps.echo"\n'
@@ -64,7 +65,7 @@ def test_the_least_there_can_be(load: Load, tmp_path: Path) -> None:
 EVERY_KEY = """
 [server]
 name = "chat"
-app_path = ["..", "/srv/apps"]
+app_path = ["..", "/usr"]
 run_dir = "run"
 state_dir = "/var/lib/x"
 log = {level = "debug", format = "json", file = "log", stdout_file = "/tmp/out"}
@@ -113,7 +114,7 @@ def test_every_key(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert server == ServerSpec(
         name="chat",
         file=str(tmp_path / "workers.toml"),
-        app_path=(str(tmp_path.parent), "/srv/apps"),
+        app_path=(str(tmp_path.parent), "/usr"),
         run_dir=str(tmp_path / "run"),
         state_dir="/var/lib/x",
         log=LogSpec(level="debug", format="json", file=str(tmp_path / "log"), stdout_file="/tmp/out"),
@@ -205,16 +206,27 @@ COMPLAINTS = [
     ("[server.log]\nlevle = 'info'\n" + ECHO, 'server.log.levle: unknown key; did you mean "level"?'),
     ("[server]\nlevel = 'info'\n" + ECHO, 'server.level: unknown key; did you mean "log.level"?'),
     # kinds of values
-    (ECHO + "count = 'three'", 'worker.echo.count: found "three", expected an integer of 1 or more, or "auto"'),
-    (ECHO + "count = 0", "worker.echo.count: found 0, expected an integer of 1 or more"),
-    ("[defaults]\ncount = 0\n" + ECHO, "defaults.count: found 0, expected an integer of 1 or more"),
+    (ECHO + "count = 'three'", 'worker.echo.count: found "three", expected an integer, from 1 to 10000, or "auto"'),
+    (ECHO + "count = 0", "worker.echo.count: found 0, expected an integer, from 1 to 10000, or \"auto\""),
+    (ECHO + "count = 1_000_000_000", "worker.echo.count: found 1000000000, expected an integer, from 1 to 10000"),
+    ("[defaults]\ncount = 0\n" + ECHO, "defaults.count: found 0, expected an integer, from 1 to 10000"),
     (ECHO + "reloadable = 'yes'", 'worker.echo.reloadable: found "yes", expected true or false'),
     (ECHO + "timeouts = {stop = 'soon'}", 'worker.echo.timeouts.stop: found "soon", expected a duration such as "30s"'),
+    (ECHO + "timeouts = {start = 0}", "worker.echo.timeouts.start: found 0, expected a duration"),
     (ECHO + "keepalive = {idle = 0}", "worker.echo.keepalive.idle: found 0, expected a duration"),
     (ECHO + "limits = {package = '1XB'}", 'worker.echo.limits.package: found "1XB", expected a size such as "64KiB"'),
     (ECHO + "limits = 7", "worker.echo.limits: found 7, expected a table"),
     (ECHO + "backlog = 9999999999", "worker.echo.backlog: found 9999999999, expected an integer, from 1 to 2147483647"),
+    (ECHO + "limits = {package = '9999999999TiB'}", 'worker.echo.limits.package: found "9999999999TiB", expected a size'),
     (ECHO + "env = {A = 1}", "worker.echo.env.A: found 1, expected a string"),
+    (ECHO + "env = {'A=B' = '1'}", "worker.echo.env.A=B: not a name for a variable; expected one without ="),
+    (ECHO + "env = {'' = '1'}", "worker.echo.env.: not a name for a variable"),
+    (ECHO + 'env = {A = "x\\u0000"}', "worker.echo.env.A: found a NUL character; leave it out"),
+    (ECHO + 'user = "x\\u0000"', "worker.echo.user: found a NUL character"),
+    (ECHO + "user = ''", 'worker.echo.user: there is no user ""; make it (useradd --system NAME), or comment the line out'),
+    ('[server]\nrun_dir = "/x\\u0000"\n' + ECHO, "server.run_dir: found a NUL character"),
+    ('[server]\napp_path = ["x\\u0000"]\n' + ECHO, "server.app_path: found a NUL character"),
+    ("[server]\napp_path = ['/no/such']\n" + ECHO, "server.app_path: /no/such is not there; make it, or drop it here"),
     (ECHO + "unix_mode = 660", 'worker.echo.unix_mode: found 660, expected an octal string such as "0660"'),
     (ECHO + "unix_mode = '0668'", 'worker.echo.unix_mode: found "0668", expected an octal string'),
     ("[server]\nlog = {level = 'loud'}\n" + ECHO, 'server.log.level: found "loud", expected "debug" or "info" or'),
@@ -247,6 +259,9 @@ COMPLAINTS = [
     ("[worker.x]\nhandler = 'a'\nprotocol = 'txt'", 'worker.x.protocol: found "txt", expected "raw", "text", "frame"'),
     (ECHO + ECHO.replace("echo", "other"), 'worker.other.listen: "text://127.0.0.1:2347" is the address of worker.echo too'),
     ("[worker.x]\nhandler = 'a'\nlisten = ['tcp://127.0.0.1:1', 'text://127.0.0.1:1']", '"text://127.0.0.1:1" twice'),
+    (ECHO + "[worker.b]\nhandler = 'a'\nlisten = 'tcp://0.0.0.0:2347'", 'worker.b.listen: "tcp://0.0.0.0:2347" overlaps "text://127.0.0.1:2347" of worker.echo'),
+    (ECHO + "[worker.b]\nhandler = 'a'\nlisten = 'tcp://[::ffff:127.0.0.1]:2347'", "is the address of worker.echo too"),
+    ("[worker.x]\nhandler = 'a'\nlisten = ['tcp://[::]:1', 'tcp://0.0.0.0:1']", '"tcp://0.0.0.0:1" overlaps "tcp://[::]:1" of worker.x; give each its own'),
     ("[worker.x]\nhandler = 'a'\nlisten = 'unix://control.sock'", "is the address of the daemon's control socket too"),
     ("[server]\nrun_dir = '/" + "x" * 100 + "'\n" + ECHO, "server.run_dir: "),
     # users
@@ -266,6 +281,8 @@ COMPLAINTS = [
     ("[worker.echo]\ncount = = 1", "not TOML: Invalid value (at line 2, column 9)"),
     ("[worker.echo]\ncount = 1\ncount = 2", "not TOML: Cannot overwrite a value (at "),
     ("a = " + "1" * 5000, "not TOML: "),
+    ("a = " + "[" * 5000, "tables or lists are nested too deeply"),
+    (".".join("a" * 900) + " = 1", "tables or lists are nested too deeply"),
 ]  # fmt: skip
 
 
@@ -285,8 +302,23 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_file_in_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_bytes(b"[server]\nname = '\xe9'\n")
-    with pytest.raises(ConfigError, match=r"^x.toml: not UTF-8 \(at line 2\)$"):
+    with pytest.raises(ConfigError, match=r"^x.toml: not UTF-8 \(at line 2\); save it in this encoding$"):
         config.load(str(tmp_path / "x.toml"), ENVIRON)
+
+
+def test_a_byte_order_mark_is_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text(ECHO, encoding="utf-8-sig")
+    assert list(config.load(str(tmp_path / "x.toml"), ENVIRON).workers) == ["echo"]
+
+
+def test_with_reuse_port_addresses_may_overlap(load: Load) -> None:
+    both = "[defaults]\nreuse_port = true\n" + ECHO + "[worker.any]\nhandler = 'a'\nlisten = 'tcp://0.0.0.0:2347'\n"
+    assert list(load(both).workers) == ["echo", "any"]
+    assert 'overlaps "text://127.0.0.1:2347" of worker.echo' in complaint(load, both + "reuse_port = false")
+
+
+def test_what_handlers_are_told_may_hold_a_nul(load: Load) -> None:
+    assert load(ECHO + 'options = {delimiter = "\\u0000"}').workers["echo"].options == {"delimiter": "\0"}
 
 
 @pytest.mark.parametrize("name", ["my workers.toml", "-x.toml"])
@@ -314,7 +346,7 @@ def test_any_tree_is_a_configuration_or_a_complaint(
     document: dict[str, object], load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(config.tomli, "load", lambda _file: document)
+        patched.setattr(config.tomli, "loads", lambda _text: document)
         with contextlib.suppress(ConfigError):
             load("")
 
@@ -339,6 +371,19 @@ def test_a_pattern_may_match_nothing_or_the_file_itself(load: Load, tmp_path: Pa
     assert list(load(INCLUDE + ECHO).workers) == ["echo"]
     include = f"[server]\ninclude = ['*.toml', '{tmp_path}/*.toml', 'conf.d/a.toml']\n"
     assert list(load(include + ECHO, a="[worker.a]\nhandler = 'a'").workers) == ["echo", "a"]
+
+
+def test_a_file_is_read_once_however_it_is_named(load: Load, tmp_path: Path) -> None:
+    include = f"[server]\ninclude = ['conf.d/*.toml', './conf.d/a.toml', '{tmp_path}/conf.d/a.toml']\n"
+    assert list(load(include, a="[worker.a]\nhandler = 'a'").workers) == ["a"]
+
+
+def test_links_may_lead_nowhere_or_back(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "back.toml").symlink_to("../workers.toml")
+    assert list(load(INCLUDE + ECHO).workers) == ["echo"]
+    (tmp_path / "conf.d" / "nowhere.toml").symlink_to("nothing")
+    assert "conf.d/nowhere.toml: cannot be read: No such file" in complaint(load, INCLUDE + ECHO)
 
 
 def test_references_of_an_included_file_are_relative_to_it(load: Load, tmp_path: Path) -> None:
@@ -451,6 +496,13 @@ def test_the_shipped_file_says_the_true_defaults(load: Load) -> None:
     assert unix.unix_mode == WorkerSpec(name="x", handler="x").unix_mode
     assert (server.log.level, server.log.format) == (LogSpec().level, LogSpec().format)
     assert (server.run_dir, server.state_dir) == (f"{places.SYSTEM_RUN}/workers", f"{places.SYSTEM_STATE}/workers")
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_readmes_name_every_setting_and_every_callback(name: str) -> None:
+    written = set(re.findall(r"\w+", " ".join(re.findall(r"`[^`\n]+`", SHIPPED.parents[1].joinpath(name).read_text()))))
+    tables = (config.SERVER, config.WORKER, Limits.__struct_fields__, Timeouts.__struct_fields__, CALLBACKS)
+    assert {key for table in tables for key in table} <= written
 
 
 def test_make_install_finds_the_two_lines_that_it_rewrites() -> None:

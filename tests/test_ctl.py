@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import selectors
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +22,7 @@ from typing import Any
 import pytest
 
 from tests.test_report import DOCUMENT
-from workermand import ctl
+from workermand import ctl, report
 from workermand.master.control import Control, Request
 
 ROOT = Path(__file__).parents[1]
@@ -188,6 +193,55 @@ def test_a_mistyped_verb_is_a_usage_error(capsys: pytest.CaptureFixture[str]) ->
         ctl.main(["stauts"])
     assert refused.value.code == 2
     assert "status" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["-w", "-1"], ["-w", "nan"], ["--timeout", "0"], ["--timeout", "1e300"]])
+def test_what_is_no_number_of_seconds_is_a_usage_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        ctl.main(["status", *words])
+    assert refused.value.code == 2
+    assert f"invalid number of seconds value: '{words[1]}'" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ctl.main(["status", "-c", str(tmp_path / "x.toml")]) == 1
+    assert f"workermanctl: {tmp_path}/x.toml: cannot be read: No such file" in capsys.readouterr().err
+
+
+def test_a_change_that_takes_longer_than_one_waits_goes_on(played: Played, capsys: pytest.CaptureFixture[str]) -> None:
+    played.serve = lambda request: None
+    assert ctl.main(["-s", str(played.socket), "--timeout", "0.2", "reload"]) == 1
+    assert f"no answer from pid {os.getpid()} within 0.2 s; it will still do it" in capsys.readouterr().err
+
+
+def test_a_terminal_that_is_too_narrow_cuts_nothing(played: Played) -> None:
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("4H", 24, 40, 0, 0))
+    command = [sys.executable, "-m", "workermand.ctl", "-s", str(played.socket), "status"]
+    with subprocess.Popen(command, stdout=its, cwd=ROOT, env={**os.environ, "TERM": "dumb"}):
+        os.close(its)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
+            while chunk := os.read(ours, 65536):
+                shown += chunk
+    os.close(ours)
+    columns = report.status_tables(DOCUMENT)[-1].columns
+    assert all(column.encode() in shown for column in columns) and "…".encode() not in shown
+
+
+@pytest.mark.parametrize("file", ["/dev/full", "a pipe"])
+def test_an_output_that_takes_no_more_is_no_traceback(file: str, played: Played) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer if file == "a pipe" else file, "wb", buffering=0) as output:
+        done = subprocess.run(
+            [sys.executable, "-m", "workermand.ctl", "-s", str(played.socket), "ping"],
+            stdout=output, stderr=subprocess.PIPE, text=True, timeout=60, check=False, cwd=ROOT,
+        )  # fmt: skip
+    if file != "a pipe":
+        os.close(writer)
+    said = "" if file == "a pipe" else "workermanctl: cannot write: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])

@@ -100,7 +100,7 @@ def test_a_system_directory_that_was_opened_to_a_user_is_taken(
 
 
 def test_every_run_dir_that_is_there_is_a_candidate_in_the_order_of_preference(
-    tmp_path: Path, private: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, private: Path, monkeypatch: pytest.MonkeyPatch, become: Callable[[int], None]
 ) -> None:
     monkeypatch.setattr(places, "SYSTEM_RUN", str(tmp_path / "system"))
     for path in ("system/b", "service/workers", "service/chat", "user/workermand/c", f"{private.name}/d"):
@@ -109,6 +109,10 @@ def test_every_run_dir_that_is_there_is_a_candidate_in_the_order_of_preference(
     environ = {"RUNTIME_DIRECTORY": str(tmp_path / "service"), "XDG_RUNTIME_DIR": str(tmp_path / "user")}
     names = [Path(path).name for path in places.default_run_dirs(environ)]
     assert names == ["chat", "workers", "b", "c", "d"]
+    become(1234)
+    private.rename(tmp_path / "elsewhere")
+    names = [Path(path).name for path in places.default_run_dirs(environ)]
+    assert names == ["chat", "workers", "b", "c"], "the system's daemon goes before a user's own for everybody"
     assert places.default_run_dirs({"RUNTIME_DIRECTORY": str(tmp_path / "none")})
 
 
@@ -143,6 +147,8 @@ ENVIRON = {"RUNTIME_DIRECTORY": "/run/rt", "NAME": "env"}
         ("[server]\nname = 'x' # ours\nrun_dir = 'here'\nbroken\n[worker.echo\n", "x", "HERE/here"),
         ("a = = b\n  [server]\n  name = 'x'\n[worker.echo]\nname = 'y'\n", "x", "/run/rt/x"),
         ("[[[", "chat", "/run/rt/chat"),
+        ("[server]\nname = 'x'\na = " + "[" * 5000, "x", "/run/rt/x"),
+        ("\ufeff[server]\nname = 'x'\n", "x", "/run/rt/x"),
         ("\udcff = '", "chat", "/run/rt/chat"),
     ],
 )
@@ -212,7 +218,7 @@ def test_a_full_and_a_read_only_disk(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_directory_that_cannot_be_written(tmp_path: Path, writable: Callable[..., None]) -> None:
     writable()
-    with pytest.raises(ConfigError, match=r"cannot make or write .*: not writable; make it writable, or set"):
+    with pytest.raises(ConfigError, match=r"cannot make or write .*: Permission denied; make it writable, or set"):
         places.make_directories(server(tmp_path / "run", tmp_path))
 
 

@@ -15,7 +15,7 @@ PROCESS: dict[str, Any] = {
 }  # fmt: skip
 DOCUMENT: dict[str, Any] = {
     "server": {"name": "workers", "version": "0.1.0", "pid": 1, "python": "3.11.2", "uvloop": "0.23.0", "uptime": 90061.0,
-               "started": 0.0, "load": [1.0, 0.5, 0.25], "generation": 7, "state": "degraded", "note": "last reload failed: x"},
+               "started": 0.0, "load": [1.0, 0.5, 0.25], "generation": 7, "state": "degraded", "run_dir": "/run/x", "note": "last reload failed: x"},
     "workers": [{"name": "echo", "note": "echo#1 crashed 3 times"}],
     "processes": [PROCESS, {**PROCESS, "pid": 4712, "id": 1, "state": "busy", "listening": ""}],
     "exits": [{"worker": "echo", "reason": "SIGKILL (stop deadline)", "count": 2, "last": 0.0}],
@@ -44,7 +44,7 @@ def test_without_exits_there_is_one_table_and_uss_is_a_column_when_asked_for() -
 def test_the_heading_says_what_is_wrong() -> None:
     text = report.heading(DOCUMENT)
     assert "run 1 days 1 hours 1 minutes" in text and "load 1.00 0.50 0.25" in text
-    assert "generation 7  degraded" in text and "1 workers  2 processes" in text
+    assert "generation 7  degraded  run_dir /run/x\n" in text and "1 workers  2 processes" in text
     assert "! last reload failed: x" in text and "! echo: echo#1 crashed 3 times" in text
 
 

@@ -55,6 +55,7 @@ def test_places_are_written_as_operators_know_them() -> None:
         ({"wait": "1m30s"}, {"wait": 90.0}),
         ({"wait": 7}, {"wait": 7.0}),
         ({"env": {"A": "1"}, "options": {"deep": {"er": [1]}}}, {"env": {"A": "1"}, "options": {"deep": {"er": [1]}}}),
+        ({"options": {"deep": {"er": "\0"}}}, {"options": {"deep": {"er": "\0"}}}),
         ({"outer": {"inner": {"size": "1KiB"}}}, {"outer": Outer(inner=Inner(size=1024))}),
     ],
 )
@@ -93,6 +94,9 @@ DURATION = 'a duration such as "30s" or "1m30s", or a number of seconds, from 0 
         ({"outer": {"inner": {"size": -1}}}, "or a number of bytes"),
         ({"outer": {"inner": {"depth": -1}}}, "outer.inner.depth: found -1, expected an integer of 0 or more"),
         ({"name": ["x" * 100]}, "x..., expected a string"),
+        ({"name": "a\0"}, "name: found a NUL character; leave it out"),
+        ({"names": ["a", "\0"]}, "names: found a NUL character"),
+        ({"env": {"A": "\0"}}, "env.A: found a NUL character"),
         ("text", 'x.toml: worker.echo: found "text", expected a table'),
     ],
 )

@@ -54,7 +54,7 @@ def test_sizes(text: str, number: int) -> None:
     assert values.size(text) == number
 
 
-@pytest.mark.parametrize("text", ["", "KiB", "1XB", "-1", "1kib", "1 K B", "1e3", "1KiB\n"])
+@pytest.mark.parametrize("text", ["", "KiB", "1XB", "-1", "1kib", "1 K B", "1e3", "1KiB\n", "8388608TiB", "9" * 400])
 def test_what_is_no_size(text: str) -> None:
     assert values.size(text) is None
 
@@ -95,12 +95,13 @@ def test_files_are_relative_to_the_directory_and_lose_one_newline(tmp_path: Path
         ("${HOME}", "a lone $"),
         ("${env:HOME", "a lone $"),
         ("$", "a lone $"),
+        ("${env:LATIN}", "${env:LATIN}: not UTF-8"),
     ],
 )
 def test_a_reference_that_leads_nowhere_is_explained(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match=re.escape(words)):
-        values.interpolate(text, {}, tmp_path)
+        values.interpolate(text, {"LATIN": "caf\udce9"}, tmp_path)
 
 
 @given(st.text())

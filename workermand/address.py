@@ -72,6 +72,15 @@ def check_protocol(where: str, protocol: str, schemes: Iterable[str] = ()) -> No
         )
 
 
+def overlap(one: ListenSpec, other: ListenSpec) -> bool:
+    """Whether the kernel lets but one of two different addresses listen (without reuse_port): 0.0.0.0 is every IPv4
+    address, and [::] every address."""
+    hosts = {one.host, other.host}
+    if "unix" in (one.transport, other.transport) or (one.transport, one.port) != (other.transport, other.port):
+        return False
+    return "::" in hosts or ("0.0.0.0" in hosts and not any(":" in host for host in hosts))
+
+
 def check_path_length(where: str, path: str) -> None:
     """Raises ConfigError for a path that no unix socket can have."""
     if (length := len(os.fsencode(path))) > UNIX_PATH_MAX:
@@ -110,7 +119,8 @@ def _host(where: str, uri: str, host: str) -> str:
         raise ConfigError(where, f'"{uri}": brackets are for IPv6 addresses', f"write {bare} without them")
     if "%" in bare:
         raise ConfigError(where, f'"{uri}": an address of one interface only', "expected [::], or an address without %")
-    return str(address)
+    mapped = address.ipv4_mapped if address.version == 6 else None
+    return str(mapped or address)
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -19,8 +19,6 @@ from workermand.errors import ConfigError, ExitCode
 from workermand.spec import ServerSpec, WorkerSpec
 
 DEFAULT_FILES = ("config/workers.toml", "workers.toml", "/etc/workermand/workers.toml")
-PROBE_TIME = 30.0
-"""Seconds that `check` gives a handler to be imported."""
 INTERRUPTED = 130
 """What a shell says of a program that Ctrl+C has ended."""
 
@@ -28,13 +26,26 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
     args = _parser().parse_args(argv)
+    _open_standard_descriptors()
     try:
-        return int(args.act(args))
+        code = int(args.act(args))
+        print(end="", flush=True)
+        return code
     except ConfigError as error:
         print(f"workermand: {error}", file=sys.stderr)
         return ExitCode.CONFIG
+    except BrokenPipeError:  # `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered would fail once more
+        return ExitCode.FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _open_standard_descriptors() -> None:
+    """Who has been started without them would take for stdout what it opens first, a socket of its own."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,7 +72,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_file_option(parser: argparse.ArgumentParser, *, default: str | None) -> None:
     """-c is taken before and after the verb; the one after must not wipe out the one before by its default."""
-    parser.add_argument("-c", "--config", metavar="FILE", default=default, help="the TOML file")
+    parser.add_argument(
+        "-c",
+        "--config",
+        metavar="FILE",
+        default=default,
+        help=f"the TOML file (default: the first of {', '.join(DEFAULT_FILES)})",
+    )
 
 
 def _file(args: argparse.Namespace) -> str:
@@ -115,7 +132,7 @@ def _check(args: argparse.Namespace) -> int:
     for worker in spec.workers.values():
         if error := _probe(spec, worker):
             failed = True
-            print(f"{file}: worker.{worker.name}.handler: {error.rstrip()}", file=sys.stderr)
+            print(f"{file}: worker.{worker.name}: {error.rstrip()}", file=sys.stderr)
     if failed:
         return ExitCode.FAILED
     processes = sum(worker.count for worker in spec.workers.values())
@@ -129,13 +146,13 @@ def _probe(spec: ServerSpec, worker: WorkerSpec) -> str:
 
     # A file and no pipe: it does not fill, and what the handler leaves running cannot keep it open.
     with open(os.memfd_create("probe"), "w+b", buffering=0) as verdict:
-        sys.stdout.flush()
+        print(end="", flush=True)
         if (pid := os.fork()) == 0:
             _leave_after(lambda: process.probe(spec, worker), verdict)
-        ended = _end_of(pid)
+        ended = _end_of(pid, worker.timeouts.start)
         verdict.seek(0)
         probed, _, error = verdict.read().decode(errors="replace").partition("\n")
-    return error if probed else f"{worker.handler}: its import {ended}"
+    return error if probed else f'handler "{worker.handler}": its import {ended}'
 
 
 def _leave_after(probe: Callable[[], str | None], verdict: io.FileIO) -> NoReturn:
@@ -145,25 +162,25 @@ def _leave_after(probe: Callable[[], str | None], verdict: io.FileIO) -> NoRetur
         os.dup2(2, 1)
         error = probe() or ""
         verdict.write(f"probed\n{error}".encode(errors="replace"))
-        sys.stdout.flush()
+        print(end="", flush=True)
         code = ExitCode.OK
     finally:
         os._exit(code)
 
 
-def _end_of(pid: int) -> str:
-    """Waits for the child, and kills it when it takes too long: how it ended, in words."""
+def _end_of(pid: int, limit: float) -> str:
+    """Waits for the child, and kills it after ``limit`` seconds: how it ended, in words."""
     pidfd = os.pidfd_open(pid)
     in_time = False
     try:
-        in_time = bool(select.select([pidfd], [], [], PROBE_TIME)[0])
+        in_time = bool(select.select([pidfd], [], [], limit)[0])
     finally:  # also at Ctrl+C
         os.close(pidfd)
         if not in_time:
             os.kill(pid, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if not in_time:
-        return f"has not ended after {PROBE_TIME:g} s"
+        return f"has not ended after {limit:g} s (timeouts.start)"
     return f"ended the process with {f'exit code {code}' if code >= 0 else signal.Signals(-code).name}"
 
 

@@ -23,14 +23,12 @@ from msgspec.structs import replace
 
 from workermand import address, places, tables, values
 from workermand.errors import ConfigError
-from workermand.spec import ListenSpec, LogSpec, ServerSpec, WorkerSpec
+from workermand.spec import ListenSpec, LogSpec, Processes, ServerSpec, WorkerSpec
 from workermand.tables import Place
 
 # ---------------------------------------------------------------------- what may stand in a file
 
 Strings = str | list[str]
-Taken = dict[tuple[str, str, int | str], str]
-"""Address -> who has it."""
 TOP: dict[str, Any] = {"server": dict, "protocols": dict, "defaults": dict, "worker": dict}
 INCLUDED = ("protocols", "worker")
 """What an included file may hold: what is there once belongs into the main one."""
@@ -47,7 +45,7 @@ WORKER: dict[str, Any] = {
     **{key: hint for key, hint in tables.hints_of(WorkerSpec).items() if key != "name"},
     "listen": Strings,
     "protocol": str,
-    "count": Annotated[int, Meta(ge=1)] | Literal["auto"],
+    "count": Processes | Literal["auto"],
     "unix_mode": Annotated[str, Meta(pattern="^0?[0-7]{3}$", description='an octal string such as "0660"')],
 }
 """As spec.py has them, but for those that an operator writes in another form."""
@@ -105,16 +103,17 @@ def from_command_line(
 
 def _read(path: Path, label: str, environ: Mapping[str, str]) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            document = tomli.load(file)
+        document = tomli.loads(path.read_bytes().decode("utf-8-sig"))  # Windows writes a BOM
+        result: dict[str, Any] = _interpolated(Place(label), document, environ, path.parent)
     except OSError as error:
         raise ConfigError(str(path), f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError(label, f"not UTF-8 (at line {line})") from error
+        raise ConfigError(label, f"not UTF-8 (at line {line})", "save it in this encoding") from error
     except ValueError as error:  # tomli's complaints name line and column
         raise ConfigError(label, f"not TOML: {error}") from error
-    result: dict[str, Any] = _interpolated(Place(label), document, environ, path.parent)
+    except RecursionError as error:
+        raise ConfigError(label, "tables or lists are nested too deeply") from error
     return result
 
 
@@ -140,7 +139,9 @@ def _included(source: Source, patterns: str | list[str]) -> list[str]:
             where = Place(source.label) / "server" / "include"
             raise ConfigError(str(where), f'there is no file "{pattern}"', "make it, or drop it here")
         found.update(files)
-    return sorted(label for label in found if not os.path.samefile(source.directory / label, str(source.file)))
+    by_path = {os.path.realpath(source.directory / label): label for label in sorted(found)}
+    by_path.pop(os.path.realpath(str(source.file)), None)
+    return list(by_path.values())
 
 
 def _check_included(place: Place, document: dict[str, Any]) -> None:
@@ -185,7 +186,7 @@ def _build(
     return ServerSpec(
         name=name,
         file=source.file,
-        app_path=tuple(os.path.normpath(source.directory / path) for path in _strings(server.get("app_path", "."))),
+        app_path=_app_path(source, server.get("app_path", ".")),
         run_dir=run_dir,
         state_dir=places.state_dir(name, places.below(source.directory, server.get("state_dir")), environ),
         log=_log(source, server.get("log", LogSpec())),
@@ -193,6 +194,15 @@ def _build(
         protocols=protocols,
         workers=workers,
     )
+
+
+def _app_path(source: Source, value: str | list[str]) -> tuple[str, ...]:
+    paths = tuple(os.path.normpath(source.directory / path) for path in _strings(value))
+    for path in paths:
+        if not os.path.exists(path):
+            where = Place(source.label) / "server" / "app_path"
+            raise ConfigError(str(where), f"{path} is not there", "make it, or drop it here")
+    return paths
 
 
 def _log(source: Source, log: LogSpec) -> LogSpec:
@@ -220,7 +230,8 @@ def _workers(
     place = Place(source.label) / "defaults"
     _worker(place, "defaults", {"handler": "defaults", **tables.expect_table(place, defaults)}, run_dir, protocols)
     workers = {}
-    taken: Taken = {("unix", "", _control_socket(run_dir)): "the daemon's control socket"}
+    control = ListenSpec(uri="", transport="unix", protocol="", path=_control_socket(run_dir))
+    taken = [("the daemon's control socket", control, False)]
     for name, (place, table) in _collect(documents, "worker").items():
         if not NAME.fullmatch(name):
             raise ConfigError(str(place), "not a name for a worker", NAME_ALLOWED)
@@ -240,6 +251,9 @@ def _worker(place: Place, name: str, table: dict[str, Any], run_dir: str, protoc
     if not MODULE.fullmatch(fields["handler"]):
         raise ConfigError(str(place / "handler"), f'found "{fields["handler"]}", expected "module" or "module:Class"')
     fields["listen"] = _listen(place, name, fields, run_dir, protocols)
+    for variable in fields.get("env", {}):
+        if not variable or {"=", "\0"}.intersection(variable):
+            raise ConfigError(str(place / "env" / variable), "not a name for a variable", "expected one without =")
     if fields.get("count") == "auto":
         fields["count"] = len(os.sched_getaffinity(0))
     if "unix_mode" in fields:
@@ -280,13 +294,19 @@ def _listen(
         raise ConfigError(str(place / "listen"), error.what, error.hint) from None
 
 
-def _take_addresses(place: Place, worker: WorkerSpec, taken: Taken) -> None:
-    """What merely overlaps, 0.0.0.0 and 127.0.0.1, is for the kernel to refuse."""
+def _take_addresses(place: Place, worker: WorkerSpec, taken: list[tuple[str, ListenSpec, bool]]) -> None:
+    """``taken`` has who listens where, and whether with reuse_port: so they may overlap, 0.0.0.0 and 127.0.0.1."""
     for listen in worker.listen:
-        if other := taken.get(listen.address):
-            what = f'"{listen.uri}" is the address of {other} too' if other != place.key else f'"{listen.uri}" twice'
+        for other, its, shares in taken:
+            if listen.address == its.address:
+                again = "twice" if other == place.key else f"is the address of {other} too"
+                what = f'"{listen.uri}" {again}'
+            elif address.overlap(listen, its) and not (shares and worker.reuse_port):
+                what = f'"{listen.uri}" overlaps "{its.uri}" of {other}'
+            else:
+                continue
             raise ConfigError(str(place / "listen"), what, "give each its own")
-        taken[listen.address] = place.key
+        taken.append((place.key, listen, worker.reuse_port))
 
 
 def _control_socket(run_dir: str) -> str:

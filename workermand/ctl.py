@@ -18,10 +18,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from workermand.errors import ConfigError
+
 READ_TIME = 5.0
 """Seconds that an answer from memory may take."""
 CHANGE_TIME = 600.0
 """Seconds that a reload, restart or stop may take unless --timeout says otherwise."""
+MOST_SECONDS = 1_000_000.0
+WIDEST = 10_000
+"""Columns that a table may have."""
 NOT_RUNNING = 3
 HEADER = struct.Struct(">I")
 
@@ -35,21 +40,31 @@ class Failed(Exception):
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
-        return VERBS[args.verb](args)
+        code = VERBS[args.verb](args)
+        print(end="", flush=True)
+        return code
     except Failed as error:
         print(f"workermanctl: {error}", file=sys.stderr)
         return error.code
+    except OSError as error:  # of stdout: _ask() has its own
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered would fail once more
+        if not isinstance(error, BrokenPipeError):  # `| head`
+            print(f"workermanctl: cannot write: {error.strerror}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="workermanctl", description="Shows and steers a running workermand.")
+    parser = argparse.ArgumentParser(
+        prog="workermanctl", description="Shows and steers a running workermand.",
+        epilog="exit codes: 0 fine, 1 failed or degraded, 2 usage, 3 not running, 4 no such worker",
+    )  # fmt: skip
     _options(parser, top=True)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, help: str, *, reads: bool = False) -> argparse.ArgumentParser:
-        made = verbs.add_parser(name, help=help)
+        made = verbs.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
         _options(made, top=False)
         if reads:
             made.add_argument("--json", action="store_true", help="the whole document, for programs")
@@ -57,17 +72,17 @@ def _parser() -> argparse.ArgumentParser:
 
     status = verb("status", "processes, exits and why", reads=True)
     status.add_argument("--uss", action="store_true", help="private memory too (slower)")
-    status.add_argument("-w", "--watch", nargs="?", type=float, const=1.0, metavar="SECONDS", help="again and again")
+    status.add_argument("-w", "--watch", nargs="?", type=_seconds, const=1.0, metavar="SECONDS", help="again and again")
     verb("connections", "every connection", reads=True)
     verb("reload", "re-read file and code; returns when no old process accepts")
     verb("stop", "drain and stop").add_argument("--now", action="store_true", help="fast: what SIGINT does")
     restart = verb("restart", "new processes, also for what is not reloadable")
     restart.add_argument("name", nargs="?", help="one worker; without it all of them")
     scale = verb("scale", "more or fewer processes, until the next reload")
-    scale.add_argument("name")
-    scale.add_argument("count", type=int)
-    verb("version", "of the daemon", reads=True)
-    verb("ping", "is the master there?", reads=True)
+    scale.add_argument("name", help="one worker")
+    scale.add_argument("count", type=int, help="how many processes it shall have")
+    verb("version", "the daemon's version", reads=True)
+    verb("ping", "whether the master answers", reads=True)
     verb("completion", "print a shell completion").add_argument("shell", choices=("bash", "zsh", "tcsh"))
     return parser
 
@@ -78,9 +93,18 @@ def _options(parser: argparse.ArgumentParser, *, top: bool) -> None:
     parser.add_argument("-c", "--config", metavar="FILE", default=default, help="the daemon's TOML file")
     parser.add_argument("-s", "--socket", metavar="SOCKET", default=default, help="its control socket")
     parser.add_argument(
-        "--timeout", type=float, metavar="SECONDS", default=default, help="how long to wait for an answer"
+        "--timeout", type=_seconds, metavar="SECONDS", default=default, help="how long to wait for an answer"
     )
 
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= MOST_SECONDS:
+        raise ValueError
+    return seconds
+
+
+_seconds.__name__ = "number of seconds"  # argparse: invalid number of seconds value: '-1'
 
 # ---------------------------------------------------------------------- verbs
 
@@ -198,7 +222,8 @@ def _show(table: Any) -> None:
     shown = Table(*table.columns, title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
     for row in table.rows:
         shown.add_row(*(cell.replace("[", r"\[") for cell in row))
-    Console(highlight=False).print(shown)
+    # What is wider than the terminal is for the terminal to wrap: rich would cut every cell down to a few letters.
+    Console(highlight=False, width=WIDEST, height=1).print(shown)
 
 
 # ---------------------------------------------------------------------- asking
@@ -214,7 +239,7 @@ def _ask(args: argparse.Namespace, verb: str, **arguments: Any) -> dict[str, Any
             sock.settimeout(patience)
             answer = json.loads(_receive(sock))
         except TimeoutError:
-            raise Failed(_why_silent(sock, patience)) from None
+            raise Failed(_why_silent(sock, patience) + ("" if reads else "; it will still do it")) from None
         except (OSError, ValueError) as error:
             raise Failed(f"the daemon ended before it answered ({error})") from error
     if not answer["ok"]:
@@ -260,7 +285,10 @@ def _candidates(args: argparse.Namespace) -> list[str]:
     from workermand import places  # noqa: PLC0415
 
     if args.config:
-        return [os.path.join(places.locate(args.config)[1], "control.sock")]
+        try:
+            return [os.path.join(places.locate(args.config)[1], "control.sock")]
+        except ConfigError as error:
+            raise Failed(str(error)) from error
     return [os.path.join(directory, "control.sock") for directory in places.default_run_dirs()]
 
 

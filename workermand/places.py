@@ -52,8 +52,10 @@ def state_dir(name: str, explicit: str | None, environ: Mapping[str, str]) -> st
 def default_run_dirs(environ: Mapping[str, str] | None = None) -> list[str]:
     """Where a daemon may have its run_dir, for workermanctl without -c: the named directories below every base, in the
     order of preference."""
+    environ = os.environ if environ is None else environ
+    service = filter(None, [environ.get("RUNTIME_DIRECTORY", "").split(":")[0]])
     found = []
-    for base in dict.fromkeys((*_run_bases(os.environ if environ is None else environ), SYSTEM_RUN)):
+    for base in dict.fromkeys((*service, SYSTEM_RUN, *_run_bases(environ))):
         # In a directory under /tmp that is somebody else's, somebody else would answer.
         if os.path.isdir(base) and (base != _private() or _is_private(base)) and os.access(base, os.R_OK):
             found += [os.path.join(base, name) for name in sorted(os.listdir(base))]
@@ -66,7 +68,7 @@ def locate(file: str, environ: Mapping[str, str] | None = None) -> tuple[str, st
     environ = os.environ if environ is None else environ
     path = Path(file).absolute()
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
         raise ConfigError(file, f"cannot be read: {error.strerror}", "name the daemon's file") from error
     found = {key: value for key, value in _server_table(text).items() if key in ("name", "run_dir")}
@@ -84,14 +86,14 @@ def _server_table(text: str) -> dict[str, Any]:
     try:
         table = tomli.loads(text).get("server")
         return table if isinstance(table, dict) else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     section = re.search(r"^\s*\[\s*server\s*\](.*?)(?=^\s*\[|\Z)", text, re.MULTILINE | re.DOTALL)
     found: dict[str, Any] = {}
     for line in section[1].splitlines() if section else ():
         try:
             found |= tomli.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return found
 
@@ -155,7 +157,8 @@ def _make(path: str, key: str, mode: int = 0o755, owner: tuple[int, int] | None 
         if owner is not None:
             os.chown(path, *owner)
         if not _is_writable(path):
-            raise PermissionError(errno.EACCES, "not writable")
+            number = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
+            raise OSError(number, os.strerror(number))
     except OSError as error:
         hint = f"{REMEDIES.get(error.errno or 0, '')}set {key} to another"
         raise ConfigError(key, f"cannot make or write {path}: {error.strerror}", hint) from error
@@ -195,7 +198,7 @@ def _check_user(where: str, name: str | None) -> None:
         uid = pwd.getpwnam(name).pw_uid
     except KeyError:
         raise ConfigError(
-            where, f'there is no user "{name}"', f"make it (useradd --system {name}), or comment the line out"
+            where, f'there is no user "{name}"', f"make it (useradd --system {name or 'NAME'}), or comment the line out"
         ) from None
     if os.geteuid() not in (0, uid):
         raise ConfigError(where, f'only root can use another user, "{name}"', "start as root, or comment the line out")

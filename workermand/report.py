@@ -52,7 +52,7 @@ def heading(document: dict[str, Any]) -> str:
     lines = [
         "workermand {version}  {name}  pid {pid}  Python {python}  uvloop {uvloop}".format(**server),
         f"start time {started}  run {duration(server['uptime'])}  load {load}",
-        "generation {generation}  {state}".format(**server),
+        "generation {generation}  {state}  run_dir {run_dir}".format(**server),
         f"{len(document['workers'])} workers  {len(document['processes'])} processes",
     ]
     lines += [f"! {server['note']}"] if server["note"] else []

@@ -6,14 +6,20 @@ conversion, guided by the ``unit`` in the annotation.
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
 Seconds = Annotated[float, Meta(ge=0, le=2_000_000, extra_json_schema={"unit": "seconds"})]
 """A duration; 0 switches the matter off where the field says so. Bounded, for epoll counts 31 bits of milliseconds."""
+StartSeconds = Annotated[float, Meta(ge=0.1, le=2_000_000, extra_json_schema={"unit": "seconds"})]
+"""A start takes some time: 0 would kill every child at once."""
 Bytes = Annotated[int, Meta(ge=0, extra_json_schema={"unit": "bytes"})]
 Count = Annotated[int, Meta(ge=0)]
+MOST_PROCESSES = 10_000
+Processes = Annotated[int, Meta(ge=1, le=MOST_PROCESSES)]
+"""Of one worker. Bounded, for a slip of the finger must not fill the machine."""
 ProbeSeconds = Annotated[float, Meta(ge=1, le=32_767, extra_json_schema={"unit": "seconds"})]
 """What the kernel takes for a keepalive probe."""
 
@@ -71,7 +77,7 @@ class Limits(Spec, frozen=True, kw_only=True):
 class Timeouts(Spec, frozen=True, kw_only=True):
     """Deadlines in seconds."""
 
-    start: Seconds = 30.0
+    start: StartSeconds = 30.0
     stop: Seconds = 10.0
     idle: Seconds = 0.0
     """0 = never."""
@@ -96,7 +102,7 @@ class WorkerSpec(Spec, frozen=True, kw_only=True):
     handler: str
     """"apps.echo" or "apps.chat:Chat"."""
     listen: tuple[ListenSpec, ...] = ()
-    count: Annotated[int, Meta(ge=1)] = 1
+    count: Processes = 1
     user: str | None = None
     group: str | None = None
     reloadable: bool = True
@@ -137,3 +143,8 @@ class ServerSpec(Spec, frozen=True, kw_only=True):
     protocols: dict[str, str] = {}
     """Scheme -> "module:Class"; imported in children only."""
     workers: dict[str, WorkerSpec] = {}
+
+    @property
+    def label(self) -> str:
+        """What complaints call the file."""
+        return os.path.basename(self.file) if self.file else "command line"

@@ -87,11 +87,20 @@ def _value(place: Place, value: object, hint: Any) -> Any:
         return hint(**fields(place, value, hints_of(hint)))
     if typing.get_origin(hint) is dict and isinstance(value, dict):
         return {key: _value(place / key, entry, typing.get_args(hint)[1]) for key, entry in value.items()}
+    if hint is not Any and _holds_nul(value):
+        raise ConfigError(str(place), "found a NUL character", "leave it out")
     unit = unit_of(hint)
     try:
         return msgspec.convert(UNITS[unit][0](value) if unit and isinstance(value, str) else value, hint, strict=True)
     except msgspec.ValidationError:
         raise ConfigError(str(place), f"found {shown(value)}, expected {expected(hint)}") from None
+
+
+def _holds_nul(value: object) -> bool:
+    """No path, address, name or variable may; what handlers are told (Any) may."""
+    if isinstance(value, list):
+        return any(map(_holds_nul, value))
+    return isinstance(value, str) and "\0" in value
 
 
 def unit_of(hint: Any) -> str | None:

@@ -15,6 +15,9 @@ SIZES = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "M
          "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "B": 1, "": 1}  # fmt: skip
 """With an i binary, with a B alone decimal; the bare letter is binary, as in systemd's units and nginx's files."""
 
+LARGEST = 2.0**63
+"""Beyond what an integer of TOML can be."""
+
 NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
 DURATION = "".join(rf"(?:{NUMBER}{unit} ?)?" for unit in DURATIONS)
 SIZE = rf"{NUMBER} ?({'|'.join(SIZES)})"
@@ -34,9 +37,10 @@ def seconds(text: str) -> float | None:
 
 
 def size(text: str) -> int | None:
-    """ "64KiB" -> 65536; None: that is no size."""
+    """ "64KiB" -> 65536; None: that is no size, or none that there is."""
     match = re.fullmatch(SIZE, text)
-    return None if match is None else int(float(match[1]) * SIZES[match[2]])
+    number = float(match[1]) * SIZES[match[2]] if match else LARGEST
+    return int(number) if number < LARGEST else None
 
 
 def interpolate(text: str, environ: Mapping[str, str], directory: Path) -> str:
@@ -59,11 +63,16 @@ def interpolate(text: str, environ: Mapping[str, str], directory: Path) -> str:
 def _variable(reference: str, name: str, environ: Mapping[str, str]) -> str:
     """As in a shell: the default is for what is not set and for what is empty."""
     name, has_default, default = name.partition(":-")
-    if has_default:
-        return environ.get(name) or default
-    if name not in environ:
+    value = environ.get(name)
+    if has_default and not value:
+        return default
+    if value is None:
         raise ValueError(f"{reference}: the variable is not set; set it, or write ${{env:{name}:-default}}")
-    return environ[name]
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # other bytes arrive as lone surrogates, and would be an error far from here
+        raise ValueError(f"{reference}: not UTF-8") from error
+    return value
 
 
 def _content(reference: str, path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -133,6 +134,8 @@ def test_a_failure_has_a_code(desk: Desk) -> None:
         (frame({"verb": 7}), "expected"),
         (frame({}), "expected"),
         (struct.pack(">I", 0), "not JSON"),
+        (struct.pack(">I", 60_000) + b"[" * 60_000, "not JSON"),
+        (frame({"verb": "restart", "name": {"a": []}}), "plain arguments"),
     ],
 )
 def test_a_rude_client_is_told_and_closed(sent: bytes, words: str, desk: Desk) -> None:
@@ -180,15 +183,26 @@ def test_who_leaves_before_the_answer_harms_nobody(desk: Desk) -> None:
     request.reply({"what": "reload"})
 
 
-def test_a_hundred_at_once_are_bounded(desk: Desk) -> None:
-    clients = [desk.client() for _ in range(100)]
-    desk.turn()
-    assert desk.clients == module.MAX_CLIENTS
-    for client in clients[: module.MAX_CLIENTS]:
+def test_a_thousand_silent_clients_keep_nobody_out(desk: Desk) -> None:
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(desk.client()) for _ in range(1000)]
+        assert desk.clients == module.MAX_CLIENTS
+        client = stack.enter_context(desk.client())
         client.sendall(frame({"verb": "ping"}))
-    assert answer(desk.until_closed(clients[0]))["ok"]
-    for client in clients:
-        client.close()
+        assert answer(desk.until_closed(client))["ok"]
+        assert desk.until_closed(silent[0]) == b"", "the oldest have made way"
+
+
+def test_who_waits_for_an_answer_makes_no_way(desk: Desk) -> None:
+    desk.serve = lambda request: None
+    with contextlib.ExitStack() as stack:
+        for _ in range(module.MAX_CLIENTS):
+            client = stack.enter_context(desk.client())
+            client.sendall(frame({"verb": "reload"}))
+            desk.turn()
+        late = stack.enter_context(desk.client())
+        assert desk.until_closed(late) == b""
+        assert all(request.alive for request in desk.asked)
 
 
 def test_another_user_is_refused(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,5 +233,5 @@ def test_a_stale_file_is_removed_and_a_live_one_is_not(short_dir: Path) -> None:
 
 
 def test_a_place_where_no_socket_can_be(short_dir: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot open the control socket"):
+    with pytest.raises(ConfigError, match=r"server\.run_dir: cannot make the control socket .*; name another"):
         Control(selectors.EpollSelector(), str(short_dir / "missing" / "control.sock"), None, lambda request: None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import stat
 import time
 from pathlib import Path
@@ -196,6 +197,17 @@ def test_a_directory_that_cannot_be_written_is_logged(
     master.desk.dump()
     master.answer()
     assert "No space left on device" in caplog.text
+
+
+def test_a_table_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_aside(tmp_path / "status.txt", "a table of more than ten characters")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_planted_link_is_followed(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_configuration_that_cannot_be_used_is_not_tried_again(
     monkeypatch.setattr(module, "prepare", refuse)
     spec = server(short_dir, 1)
     assert module.main(spec, lambda: spec) == ExitCode.CONFIG
-    assert "workermand: server.run_dir: cannot make it" in capsys.readouterr().err
+    assert "workermand: command line: server.run_dir: cannot make it" in capsys.readouterr().err
 
 
 def test_a_turn_that_fails_is_our_bug_and_not_the_end(

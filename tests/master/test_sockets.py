@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import socket
 import stat
 from pathlib import Path
@@ -76,7 +78,20 @@ def test_a_port_in_use_names_its_holder(sockets: Sockets) -> None:
         port = other.getsockname()[1]
         with pytest.raises(AddressInUse, match=rf"is in use by .+ \(pid {os.getpid()}\)"):
             sockets.open(worker(tcp(port)))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        udp = ListenSpec(uri=f"udp://0.0.0.0:{port}", transport="udp", protocol="raw", host="0.0.0.0", port=port)
+        with pytest.raises(AddressInUse, match=rf"is in use by .+ \(pid {os.getpid()}\)"):
+            sockets.open(worker(udp))
     assert not sockets.addresses()
+
+
+def test_who_has_the_port_at_another_address_is_not_the_holder(sockets: Sockets) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert module.holder(tcp(port)) == module.holder(tcp(port, "0.0.0.0")) != ""
+        assert module.holder(tcp(port, "127.0.0.2")) == ""
 
 
 def test_a_failure_leaves_nothing_of_this_call_open(sockets: Sockets) -> None:
@@ -124,6 +139,22 @@ def test_unix_mode_and_unlink(sockets: Sockets, tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o666, "a reload adjusts the mode"
     sockets.close_all()
     assert not path.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_unix_socket_is_the_workers_unless_it_is_given_away(sockets: Sockets, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    nobody, daemon = pwd.getpwnam("nobody"), pwd.getpwnam("daemon")
+
+    def owner(**settings: str) -> tuple[int, int]:
+        sockets.open(worker(unix(path), **settings))
+        return path.stat().st_uid, path.stat().st_gid
+
+    assert owner(user="nobody") == (nobody.pw_uid, nobody.pw_gid)
+    assert owner(user="nobody", unix_user="daemon") == (daemon.pw_uid, nobody.pw_gid)
+    assert owner(user="nobody", group="root", unix_user="daemon") == (daemon.pw_uid, 0)
+    group = grp.getgrgid(daemon.pw_gid).gr_name
+    assert owner(user="nobody", group="root", unix_group=group) == (nobody.pw_uid, daemon.pw_gid)
 
 
 def test_a_stale_socket_file_is_removed(sockets: Sockets, tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def test_the_shape() -> None:
     server = made["server"]
     assert isinstance(server, dict)
     assert server["pid"] == os.getpid() and server["generation"] == 3 and server["uptime"] >= 60
+    assert server["run_dir"] == "/run/t"
     [worker] = made["workers"]  # type: ignore[misc]
     assert worker == {
         "name": "echo", "listen": ["text://0.0.0.0:2347"], "handler": "apps.echo", "user": "nobody", "count": 2,
@@ -83,10 +84,11 @@ def test_a_crash_loop_is_explained() -> None:
 
 def test_the_rate_is_made_of_the_regular_figures() -> None:
     child = Fake()
-    child.heard = time.monotonic() - 2
-    child.hear(Status(asked=9, total_request=50))
+    child.heard = before = time.monotonic() - 2
+    child.counted = (before, 100)
+    child.hear(Status(asked=9, total_request=200))
     assert child.qps == 0, "an answer is no clock"
-    child.status = Status(total_request=100)
+    assert child.status.total_request == 200 and child.heard > before, "but it is the latest"
     child.hear(Status(total_request=300))
     assert 90 < child.qps < 101
 

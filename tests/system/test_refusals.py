@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,29 @@ def test_a_port_in_use_names_its_holder() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         start_fails(config(listen=f"text://127.0.0.1:{port}"), 1, f"(pid {os.getpid()})")
+
+
+def test_a_daemon_without_stdin_stdout_and_stderr(short_dir: Path, free_port: Callable[[], int]) -> None:
+    """Its log would go to whatever it opens first: a byte of it, into its own wakeup socket, is a signal."""
+    file = short_dir / "closed.toml"
+    file.write_text(f'[server]\nrun_dir = "."\nstate_dir = "."\n{config(listen=f"text://127.0.0.1:{free_port()}")}')
+    (short_dir / "handler.py").write_text("print('imported')\n" + ECHO)
+    here = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "workermand", "run", "-c", str(file)]
+    with subprocess.Popen(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], cwd=here) as daemon:
+        try:
+            ready = [sys.executable, "-m", "workermand.ctl", "-c", str(file), "status", "--json"]
+            deadline = time.monotonic() + 60
+            while True:
+                done = subprocess.run(ready, cwd=here, capture_output=True, text=True, timeout=60, check=False)
+                if done.returncode == 0 and len(json.loads(done.stdout)["processes"]) == 4:
+                    break
+                assert time.monotonic() < deadline, done
+            assert [os.readlink(f"/proc/{daemon.pid}/fd/{fd}") for fd in range(3)] == ["/dev/null"] * 3
+            assert json.loads(done.stdout)["server"]["generation"] == 1
+        finally:
+            daemon.terminate()
+    assert daemon.returncode == 0
 
 
 def test_an_address_that_is_not_ours() -> None:

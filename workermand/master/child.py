@@ -88,6 +88,8 @@ class Child:
         self.status = Status()
         self.heard = self.started
         self.qps = 0.0
+        self.counted = (self.started, 0)
+        """When the last regular Status came, and its total_request: what the rate is reckoned from."""
         self.wait_status: int | None = None
         self.holds: set[int] = set()
         """The listening sockets it was given, by the master's descriptor numbers."""
@@ -126,11 +128,11 @@ class Child:
     def hear(self, status: Status) -> None:
         """A Status has come; the regular ones, a second apart, make the rate."""
         now = time.monotonic()
-        if not status.asked and now > self.heard:
-            self.qps = max(0.0, (status.total_request - self.status.total_request) / (now - self.heard))
-        if not status.asked:
-            self.heard = now
-        self.status = status
+        since, total = self.counted
+        if not status.asked and now > since:
+            self.qps = max(0.0, (status.total_request - total) / (now - since))
+            self.counted = (now, status.total_request)
+        self.status, self.heard = status, now
 
     # ------------------------------------------------------------------ the link
 
@@ -221,6 +223,7 @@ class Child:
 
 def _ready(child: Child, how: StopHow, why: str, reload: bool) -> None:
     child.ready_at = child.heard = time.monotonic()
+    child.counted = (child.ready_at, 0)
     child.deadline = None
 
 

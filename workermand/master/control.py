@@ -18,7 +18,7 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from workermand.errors import ConfigError
 from workermand.master.sockets import remove_stale
@@ -71,7 +71,7 @@ class Client:
         self._peer = peer
         self._received = bytearray()
         self._unsent = b""
-        self._asked = False
+        self.asked = False
 
     def ready(self, mask: int) -> None:
         if mask & selectors.EVENT_WRITE:
@@ -88,7 +88,7 @@ class Client:
             data = b""
         if not data:
             self._control.drop(self)
-        elif not self._asked:  # what follows a request is ignored
+        elif not self.asked:  # what follows a request is ignored
             self._received += data
             self._parse()
 
@@ -101,14 +101,14 @@ class Client:
         elif len(self._received) >= HEADER.size + length:
             try:
                 self._ask(json.loads(self._received[HEADER.size : HEADER.size + length]), "")
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 self._ask(None, f"not JSON: {error}")
 
     def _ask(self, asked: Any, wrong: str) -> None:
-        self._asked, self.deadline = True, None
+        self.asked, self.deadline = True, None
         self._received.clear()
-        if not isinstance(asked, dict) or not isinstance(asked.get("verb"), str):
-            self.answer({"ok": False, "code": 2, "error": wrong or 'expected {"verb": ...}'})
+        if not _is_request(asked):
+            self.answer({"ok": False, "code": 2, "error": wrong or 'expected {"verb": ...}, with plain arguments'})
             return
         args = {key: value for key, value in asked.items() if key != "verb"}
         self._control.serve(Request(self, asked["verb"], args, self._peer))
@@ -136,6 +136,12 @@ class Client:
             self._control.drop(self)
 
 
+def _is_request(asked: Any) -> TypeGuard[dict[str, Any]]:
+    if not isinstance(asked, dict) or not isinstance(asked.get("verb"), str):
+        return False
+    return not any(isinstance(value, (dict, list)) for value in asked.values())
+
+
 class Control:
     """Process: the master; driven by its selector, whose key data is a callable that takes the event mask."""
 
@@ -146,12 +152,13 @@ class Control:
         self._selector = selector
         self._path = path
         self._group = group
-        self._clients: set[Client] = set()
+        self._clients: dict[Client, None] = {}
+        """The oldest first."""
         self._sock = self._listen()
         selector.register(self._sock, selectors.EVENT_READ, data=self._accept)
 
     def _listen(self) -> socket.socket:
-        remove_stale("control socket", self._path)
+        remove_stale("server.run_dir", self._path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.setblocking(False)
         before = os.umask(0o177)
@@ -163,7 +170,8 @@ class Control:
             sock.listen(MAX_CLIENTS)
         except (OSError, KeyError) as error:
             sock.close()
-            raise ConfigError(self._path, f"cannot open the control socket: {error}", "set [server] run_dir") from error
+            what = f"cannot make the control socket {self._path}: {error}"
+            raise ConfigError("server.run_dir", what, "name another") from error
         finally:
             os.umask(before)
         return sock
@@ -186,12 +194,19 @@ class Control:
 
     def drop(self, client: Client) -> None:
         if client in self._clients:
-            self._clients.remove(client)
+            del self._clients[client]
             self._selector.unregister(client.sock)
             client.sock.close()
 
     def want_write(self, client: Client) -> None:
         self._selector.modify(client.sock, selectors.EVENT_WRITE, data=client.ready)
+
+    def _has_room(self) -> bool:
+        """Who has asked nothing yet makes way for a newcomer: a thousand silent clients keep nobody out."""
+        silent = (client for client in self._clients if not client.asked)
+        if len(self._clients) >= MAX_CLIENTS and (oldest := next(silent, None)):
+            self.drop(oldest)
+        return len(self._clients) < MAX_CLIENTS
 
     def _accept(self, _mask: int) -> None:
         try:
@@ -201,9 +216,9 @@ class Control:
         sock.setblocking(False)
         peer = Peer(*struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)))
         allowed = peer.uid in (0, os.geteuid()) or self._group is not None
-        if not allowed or len(self._clients) >= MAX_CLIENTS:
+        if not allowed or not self._has_room():
             sock.close()
             return
         client = Client(self, sock, peer)
-        self._clients.add(client)
+        self._clients[client] = None
         self._selector.register(sock, selectors.EVENT_READ, data=client.ready)

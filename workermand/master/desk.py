@@ -19,6 +19,7 @@ from workermand.master.child import Child
 from workermand.master.control import Request
 from workermand.master.status import Gathering
 from workermand.report import plain, status_tables
+from workermand.spec import MOST_PROCESSES
 
 if TYPE_CHECKING:
     from workermand.master.master import Master
@@ -142,8 +143,8 @@ class Desk:
     def _scale(self, request: Request) -> None:
         name, count = request.args.get("name"), request.args.get("count")
         self._check(name)
-        if type(count) is not int or not 1 <= count <= 10_000:
-            raise ControlError(f"scale: {count!r} is not a number of processes from 1 to 10000", 2)
+        if type(count) is not int or not 1 <= count <= MOST_PROCESSES:
+            raise ControlError(f"scale: {count!r} is not a number of processes from 1 to {MOST_PROCESSES}", 2)
         self._master.changes.ask("scale", name, count, request=request)
 
     def _check(self, name: object) -> None:
@@ -167,7 +168,11 @@ def write_aside(path: Path, text: str) -> None:
     """0640, complete or not at all: a reader never sees half a table, and no planted link is followed."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.unlink(missing_ok=True)
-    with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640), "w") as file:
-        os.fchmod(file.fileno(), 0o640)
-        file.write(text)
-    aside.replace(path)
+    try:
+        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640), "w") as file:
+            os.fchmod(file.fileno(), 0o640)
+            file.write(text)
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise

@@ -46,7 +46,7 @@ def main(spec: ServerSpec, reread: Callable[[], ServerSpec]) -> int:
     try:
         return Master(spec, reread).run()
     except ConfigError as error:
-        print(f"workermand: {error}", file=sys.stderr)
+        print(f"workermand: {spec.label}: {error}", file=sys.stderr)
         return ExitCode.FAILED if isinstance(error, AddressInUse) else ExitCode.CONFIG
 
 
@@ -164,7 +164,7 @@ class Master:
     def _first_start(self) -> None:
         self.notify.extend(max((w.timeouts.start for w in self.spec.workers.values()), default=0.0) + MARGIN)
         if not log.in_journal():
-            print(report.banner(self.spec), flush=True)
+            log.Outlet(1).write(f"{report.banner(self.spec)}\n".encode())  # a full disk is no reason not to start
         # The collector would write into every object that children share with us.
         gc.collect()
         gc.freeze()

@@ -29,28 +29,28 @@ class PidFile:
         self._fd = -1
 
     def __enter__(self) -> PidFile:
-        where = str(self._path)
+        where = "server.run_dir"
         try:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as error:
-            raise ConfigError(where, f"cannot be written: {error.strerror}", "set [server] run_dir") from error
+            raise ConfigError(where, f"cannot write {self._path}: {error.strerror}", "name another") from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             pid = os.read(self._fd, 32).decode(errors="replace").strip()
             os.close(self._fd)
             raise ConfigError(
-                where,
-                f'"{self._name}" is running already, pid {pid}',
-                "stop it, or give this one another [server] name",
+                "server.name",
+                f'"{self._name}" is running already, pid {pid}, in {self._path.parent}',
+                "stop it, or give this one another name, and run_dir if that is set",
             ) from None
         try:
             os.ftruncate(self._fd, 0)
             os.write(self._fd, f"{os.getpid()}\n".encode())
         except OSError as error:
-            raise ConfigError(
-                where, f"cannot be written: {error.strerror}", "make room, or set [server] run_dir"
-            ) from error
+            self.__exit__(None, None, None)
+            what = f"cannot write {self._path}: {error.strerror}"
+            raise ConfigError(where, what, "make room, or name another") from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -20,6 +20,7 @@ import stat
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 
+from workermand.address import plain_ip
 from workermand.errors import ConfigError
 from workermand.master.plan import Address
 from workermand.spec import ListenSpec, WorkerSpec
@@ -218,9 +219,14 @@ def holder(listen: ListenSpec) -> str:
         kind = "tcp" if listen.transport == "tcp" else "udp"
         for connection in psutil.net_connections(kind):
             listens = connection.status == psutil.CONN_LISTEN or kind == "udp"
-            if connection.laddr and connection.laddr.port == listen.port and listens and connection.pid:
+            if connection.laddr and _is_in_the_way(listen, *connection.laddr) and listens and connection.pid:
                 return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
     return ""
+
+
+def _is_in_the_way(listen: ListenSpec, host: str, port: int) -> bool:
+    everywhere = ("0.0.0.0", "::")
+    return port == listen.port and (listen.host in (plain_ip(host), *everywhere) or host in everywhere)
 
 
 def _bind_unix(where: str, listen: ListenSpec) -> socket.socket:
@@ -268,11 +274,11 @@ def _unlink_ours(path: str, inode: int) -> None:
 
 
 def _give_away(spec: WorkerSpec, listen: ListenSpec) -> None:
-    """Owner and mode of a unix socket file; by default the worker's user."""
+    """Owner and mode of a unix socket file; by default the worker's user and its group."""
     owner = spec.unix_user or spec.user
     group = spec.unix_group or spec.group
     uid = pwd.getpwnam(owner).pw_uid if owner else -1
-    gid = grp.getgrnam(group).gr_gid if group else pwd.getpwnam(owner).pw_gid if owner else -1
+    gid = grp.getgrnam(group).gr_gid if group else pwd.getpwnam(spec.user).pw_gid if spec.user else -1
     try:
         if (uid, gid) != (-1, -1):
             os.chown(listen.path, uid, gid)

@@ -112,6 +112,7 @@ def _server(server: Server) -> dict[str, Any]:
         "version": __version__,
         "pid": os.getpid(),
         "file": server.spec.file,
+        "run_dir": server.spec.run_dir,
         "started": server.started,
         "uptime": round(time.time() - server.started, 3),
         "load": [round(load, 2) for load in os.getloadavg()],
