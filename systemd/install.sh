@@ -119,6 +119,8 @@ uninstall() {
         done
     fi
     for unit in $UNITS; do rm -f "$DESTDIR/etc/systemd/system/$unit"; done
+    # Instances that are enabled and not running are in no list of units.
+    rm -f "$DESTDIR"/etc/systemd/system/*.wants/workermand*
     rm -f "$DESTDIR/etc/sysusers.d/workermand.conf" "$DESTDIR/etc/tmpfiles.d/workermand.conf" "$DESTDIR/etc/sysctl.d/60-workermand.conf"
     ! under_systemd || systemctl daemon-reload
     remove_unless_changed "$CONFIG" "$ORIGINAL/workers.toml"

@@ -63,11 +63,13 @@ class Box:
         listed = self.run(["cat", f"/sys/fs/cgroup{group}/cgroup.procs"]) if group else None
         return {int(line) for line in listed.stdout.split()} if listed else set()
 
-    def journal(self, unit: str, after: str = "") -> str:
-        """What the unit has said, or what has been said about it, since the cursor."""
+    def journal(self, unit: str = "", after: str = "") -> str:
+        """What the unit has said, or what has been said about it, since the cursor; without a unit: all that there is.
+        (No pattern for a unit: journalctl fails while none that matches has said anything.)"""
         self.do(["journalctl", "--sync"])
+        about = [f"--unit={unit}"] if unit else []
         since = [f"--after-cursor={after}"] if after else []
-        return self.do(["journalctl", "--unit", unit, "--output=cat", *since])
+        return self.do(["journalctl", "--output=cat", *about, *since])
 
     def cursor(self) -> str:
         """The end of the journal now."""
@@ -75,12 +77,16 @@ class Box:
         return last.partition("cursor: ")[2].strip()
 
 
-@contextlib.contextmanager
-def booted(name: str, *binds: tuple[Path, str]) -> Iterator[Box]:
-    """Boots one, with directories of the host's seen read-only in it; skips where the machine cannot."""
+def skip_unless_possible() -> None:
+    """Where the machine cannot boot one: without root, say."""
     possible = subprocess.run([str(BOX), "check"], capture_output=True, text=True, timeout=PATIENCE, check=False)
     if possible.returncode == CANNOT:
         pytest.skip(f"no systemd as PID 1 here: {possible.stderr.strip()}")
+
+
+@contextlib.contextmanager
+def booted(name: str, *binds: tuple[Path, str]) -> Iterator[Box]:
+    """Boots one, with directories of the host's seen read-only in it."""
     name = f"{name}-{os.getpid()}"
     words = [word for source, target in binds for word in ("--bind-ro", f"{source}:{target}")]
     up = subprocess.run(
@@ -90,4 +96,7 @@ def booted(name: str, *binds: tuple[Path, str]) -> Iterator[Box]:
     try:
         yield Box(name)
     finally:
-        subprocess.run([str(BOX), "down", "--name", name], capture_output=True, timeout=60, check=True)
+        down = subprocess.run(
+            [str(BOX), "down", "--name", name], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert down.returncode == 0, down.stderr

@@ -585,7 +585,10 @@ cmd_exec() {
 
 # shut_down [force]: 10 s to stop in order, then KILL; then remove every trace.
 shut_down() {
-    local i comm=
+    local i comm='' supervisor=''
+    # Who it is, kept: its file goes before it does, and two that clean up would stumble over each other.
+    { read -r supervisor < "$STATE/supervisor"; } 2>/dev/null
+    supervised() { alive /dev/stdin <<< "$supervisor"; }
     if [ "${1-}" != force ] && alive "$STATE/leader"; then
         kill -s RTMIN+4 "$PID" 2>/dev/null             # systemd: poweroff.target
         for ((i = 0; i < 200; i++)); do
@@ -598,10 +601,10 @@ shut_down() {
     fi
     if alive "$STATE/leader"; then kill -KILL "$PID" 2>/dev/null; fi
     for ((i = 0; i < 300; i++)); do                    # the supervisor cleans up
-        alive "$STATE/leader" || alive "$STATE/supervisor" || break
+        alive "$STATE/leader" || supervised || break
         sleep 0.05
     done
-    if alive "$STATE/supervisor"; then kill -KILL "$PID" 2>/dev/null; sleep 0.1; fi
+    if supervised; then kill -KILL "$PID" 2>/dev/null; sleep 0.1; fi
     [ ! -d "$STATE" ] || remove_traces
 }
 
