@@ -181,13 +181,17 @@ def test_a_second_reload_while_one_runs_is_not_lost() -> None:
     assert master.changes.generation == 3
 
 
-def test_what_the_master_stands_on_does_not_change(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("key", "value"), [("name", "other"), ("run_dir", "/elsewhere"), ("state_dir", "/s2")])
+def test_what_the_master_stands_on_cannot_be_reloaded(key: str, value: str) -> None:
+    """To take over the rest alone would leave a relative unix socket in a directory that nobody has made."""
     master = Master(server(worker()))
-    master.file = server(worker(), run_dir="/elsewhere", name="other")
-    master.changes.ask("reload")
+    master.file = server(worker(options={"a": 1}), **{key: value})
+    request = Answer()
+    master.changes.ask("reload", request=request)
     master.work()
-    assert (master.changes.spec.run_dir, master.changes.spec.name) == ("/r", "t")
-    assert "name, run_dir: a change needs a restart of the daemon" in caplog.text
+    error, code = request.said
+    assert f"server.{key}: a reload cannot change it" in error and "restart the daemon" in error and code == 1
+    assert master.changes.generation == 1 and not master.changes.spec.workers["echo"].options
 
 
 def test_what_is_not_reloadable_is_refreshed_and_restarted_on_demand() -> None:

@@ -45,7 +45,7 @@ EXPECTED: dict[tuple[Phase, Event], tuple[Phase, bool, signal.Signals | None]] =
     (Phase.STARTING, Event.READY): (Phase.RUNNING, False, None),
     (Phase.STARTING, Event.DRAINING): (Phase.STOPPING, False, None),
     (Phase.STARTING, Event.STOP): (Phase.STOPPING, True, signal.SIGTERM),
-    (Phase.STARTING, Event.OVERDUE): (Phase.KILLED, False, signal.SIGKILL),
+    (Phase.STARTING, Event.OVERDUE): (Phase.KILLED, False, signal.SIGABRT),
     (Phase.STARTING, Event.KILL): (Phase.KILLED, False, signal.SIGKILL),
     (Phase.STARTING, Event.EXITED): (Phase.GONE, False, None),
     (Phase.RUNNING, Event.DRAINING): (Phase.STOPPING, False, None),

@@ -306,11 +306,12 @@ def test_a_worker_that_cannot_start_ends_the_daemon_with_its_reason(handler: str
     assert words in str(failed.value)
 
 
-def test_an_import_that_hangs_is_killed_at_the_start_deadline() -> None:
+def test_an_import_that_hangs_shows_where_and_is_killed_at_the_start_deadline() -> None:
     settings = config(count=1).replace('{stop = "3s"}', '{stop = "3s", start = "1s"}')
-    with pytest.raises(ServerFailed, match=r"SIGKILL \(start deadline\)"):
+    with pytest.raises(ServerFailed, match=r"SIGABRT \(start deadline\)") as failed:
         with running_server(settings, files={"handler.py": "import time\ntime.sleep(60)\n"}):
             pass
+    assert 'handler.py", line 2 in <module>' in str(failed.value)
 
 
 def test_after_the_start_deadline_one_child_of_each_worker_will_do(eventually: Eventually) -> None:
@@ -321,7 +322,7 @@ def test_after_the_start_deadline_one_child_of_each_worker_will_do(eventually: E
         what_is_missing = "2/3 children of 2 workers serve; missing: echo#1"
         eventually("it says what is missing", lambda: what_is_missing in server.output)
         assert server.status()["server"]["state"] == "degraded"
-        eventually("it is counted", lambda: exits(server).get("SIGKILL (start deadline)"))
+        eventually("it is counted", lambda: exits(server).get("SIGABRT (start deadline)"))
 
 
 def test_the_same_name_twice_is_refused_with_the_pid_of_the_first(short_dir: Path) -> None:

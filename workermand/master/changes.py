@@ -157,10 +157,10 @@ class Changes:
 
     def _read_again(self) -> ServerSpec:
         target = self._reread()
-        changed = [key for key in FIXED if getattr(target, key) != getattr(self.spec, key)]
-        if changed:
-            log.warning("[server] %s: a change needs a restart of the daemon", ", ".join(changed))
-        target = msgspec.structs.replace(target, **{key: getattr(self.spec, key) for key in FIXED})
+        for key in FIXED:
+            if getattr(target, key) != getattr(self.spec, key):
+                where = f"{self.spec.label}: server.{key}"
+                raise ConfigError(where, "a reload cannot change it", "restart the daemon, or undo the edit")
         prepare(target)
         return target
 

@@ -265,16 +265,20 @@ def _kill(child: Child, how: StopHow, why: str, reload: bool) -> None:
 
 
 def _never_ready(child: Child, how: StopHow, why: str, reload: bool) -> None:
-    _kill(child, how, "start deadline", reload)
+    _show_and_kill(child, "start deadline")
 
 
 def _never_stopped(child: Child, how: StopHow, why: str, reload: bool) -> None:
     _kill(child, how, "stop deadline", reload)
 
 
-def _abort(child: Child, how: StopHow, why: str, reload: bool) -> None:
-    """faulthandler prints where it is blocked; SIGKILL follows if that does not end it."""
-    child.why = "busy deadline"
+def _blocked(child: Child, how: StopHow, why: str, reload: bool) -> None:
+    _show_and_kill(child, "busy deadline")
+
+
+def _show_and_kill(child: Child, why: str) -> None:
+    """faulthandler prints where it hangs; SIGKILL follows if that does not end it."""
+    child.why = why
     child.deadline = time.monotonic() + TRACEBACK_TIME
     child.signal(signal.SIGABRT)
 
@@ -304,7 +308,7 @@ TABLE: dict[tuple[Phase, Event], tuple[Phase, Action]] = {
     (Phase.STARTING, Event.EXITED): (Phase.GONE, _gone),
     (Phase.RUNNING, Event.DRAINING): (Phase.STOPPING, _leave),
     (Phase.RUNNING, Event.STOP): (Phase.STOPPING, _stop),
-    (Phase.RUNNING, Event.SILENT): (Phase.KILLED, _abort),
+    (Phase.RUNNING, Event.SILENT): (Phase.KILLED, _blocked),
     (Phase.RUNNING, Event.KILL): (Phase.KILLED, _kill),
     (Phase.RUNNING, Event.EXITED): (Phase.GONE, _gone),
     (Phase.STOPPING, Event.READY): (Phase.STOPPING, _nothing),
