@@ -71,10 +71,10 @@ def test_the_banner_names_every_listener() -> None:
         "echo": WorkerSpec(name="echo", handler="a", count=2, listen=(listen,), user="nobody"),
         "clock": WorkerSpec(name="clock", handler="b"),
     }
-    lines = report.banner(ServerSpec(name="t", run_dir="/r", state_dir="/s", workers=workers)).splitlines()
+    lines = report.banner(ServerSpec(name="t", run_dir="/r", state_dir="/s", workers=workers), "root").splitlines()
     assert lines[1].split() == ["worker", "listen", "user", "count", "state"]
     assert lines[2].split() == ["echo", "text://0.0.0.0:2347", "nobody", "2", "[OK]"]
-    assert lines[3].split() == ["clock", "-", "-", "1", "[OK]"]
+    assert lines[3].split() == ["clock", "-", "root", "1", "[OK]"]
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,11 @@ def plain(table: Table) -> str:
     return "\n".join([*filter(None, [table.title]), *lines])
 
 
-def banner(spec: ServerSpec) -> str:
-    """What a start prints: what will listen where, as whom, how often."""
+def banner(spec: ServerSpec, own: str) -> str:
+    """What a start prints: what will listen where, as whom, how often. ``own``: the user of the daemon, and of every
+    worker that names no other."""
     rows = [
-        (name, listen, worker.user or "-", str(worker.count), "[OK]")
+        (name, listen, worker.user or own, str(worker.count), "[OK]")
         for name, worker in spec.workers.items()
         for listen in [listen.uri for listen in worker.listen] or ["-"]
     ]

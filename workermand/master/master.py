@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import psutil
 import setproctitle
 
 from workermand import log, report
@@ -164,7 +165,8 @@ class Master:
     def _first_start(self) -> None:
         self.notify.extend(max((w.timeouts.start for w in self.spec.workers.values()), default=0.0) + MARGIN)
         if not log.in_journal():
-            log.Outlet(1).write(f"{report.banner(self.spec)}\n".encode())  # a full disk is no reason not to start
+            banner = report.banner(self.spec, psutil.Process().username())
+            log.Outlet(1).write(f"{banner}\n".encode())  # a full disk is no reason not to start
         # The collector would write into every object that children share with us.
         gc.collect()
         gc.freeze()
