@@ -3,7 +3,8 @@
     WorkermandError
     ├── ConfigError      the operator's TOML or command line: where it stands, what to do about it
     ├── LoadError        the handler module: missing, broken, wrong callback
-    ├── ProtocolError    the peer's bytes: the connection is closed, the good messages before them are kept
+    ├── EndOfInput       a protocol wants no more bytes: an orderly end, or
+    │   └── ProtocolError    the peer broke it; the good messages before the violation are kept
     └── ControlError     a request to the master that cannot be met
 
 Any other exception that leaves this package is a bug of ours.
@@ -13,7 +14,31 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
+
+
+class CloseReason(enum.StrEnum):
+    """Why a connection ended; counted per worker, shown in status and as ``connection.close_reason``."""
+
+    PEER_CLOSED = "closed by peer"
+    PEER_RESET = "reset by peer"
+    CLOSED = "closed by handler"
+    DESTROYED = "destroyed by handler"
+    HANDLER_ERROR = "exception in handler"
+    PROTOCOL_ERROR = "protocol violation"
+    PACKAGE_TOO_BIG = "package over the limit"
+    WEBSOCKET_CLOSED = "closed by the client's close frame"
+    IDLE = "idle timeout"
+    HEADER_TIMEOUT = "header timeout"
+    BODY_TIMEOUT = "body timeout"
+    PING_TIMEOUT = "ping timeout"
+    TLS_FAILED = "TLS handshake failed"
+    WRITE_STALL = "write stall"
+    WRITE_FAILED = "write failed"
+    DRAINED = "drained"
+    DRAIN_DEADLINE = "drain deadline"
+    STOPPED = "fast stop"
+    REFUSED_PER_IP = "refused: limit per address"
 
 
 class WorkermandError(Exception):
@@ -41,18 +66,35 @@ class LoadError(WorkermandError):
     """A handler or a protocol class that cannot be loaded; the message is for the handler's author."""
 
 
-class ProtocolError(WorkermandError):
-    """The peer broke the protocol: the connection ends with ``reason``.
+class EndOfInput(WorkermandError):
+    """A protocol is done with its input: the connection ends with ``reason`` once all is answered.
 
-    ``messages`` are the complete, good messages that stood before the violation in the same bytes: they are delivered
-    first, so that it does not matter how the network cut the stream.
+    ``messages`` are the complete, good messages that stood before the end in the same bytes: they are delivered first,
+    so that it does not matter how the network cut the stream. ``farewell`` are the bytes that go out after the answers
+    to them, just before the connection ends.
     """
 
-    def __init__(self, reason: str, messages: Sequence[Any] = (), *, close_reason: CloseReason | None = None) -> None:
+    default: ClassVar[CloseReason] = CloseReason.PEER_CLOSED
+
+    def __init__(
+        self,
+        reason: str,
+        messages: Sequence[Any] = (),
+        *,
+        close_reason: CloseReason | None = None,
+        farewell: bytes = b"",
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.messages = messages
-        self.close_reason = close_reason or CloseReason.PROTOCOL_ERROR
+        self.close_reason = close_reason or self.default
+        self.farewell = farewell
+
+
+class ProtocolError(EndOfInput):
+    """The peer broke the protocol."""
+
+    default = CloseReason.PROTOCOL_ERROR
 
 
 class ControlError(WorkermandError):
@@ -61,25 +103,6 @@ class ControlError(WorkermandError):
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
         self.code = code
-
-
-class CloseReason(enum.StrEnum):
-    """Why a connection ended; counted per worker, shown in status and as ``connection.close_reason``."""
-
-    PEER_CLOSED = "closed by peer"
-    PEER_RESET = "reset by peer"
-    CLOSED = "closed by handler"
-    DESTROYED = "destroyed by handler"
-    HANDLER_ERROR = "exception in handler"
-    PROTOCOL_ERROR = "protocol violation"
-    PACKAGE_TOO_BIG = "package over the limit"
-    IDLE = "idle timeout"
-    WRITE_STALL = "write stall"
-    WRITE_FAILED = "write failed"
-    DRAINED = "drained"
-    DRAIN_DEADLINE = "drain deadline"
-    STOPPED = "fast stop"
-    REFUSED_PER_IP = "refused: limit per address"
 
 
 class SendError(enum.IntEnum):

@@ -98,6 +98,13 @@ def test_a_protocol_that_adds_nothing_has_nothing_to_reply_or_to_hold() -> None:
         protocol.feed(b"x")
 
 
+def test_a_protocol_that_adds_nothing_owes_nothing_and_says_no_farewell() -> None:
+    protocol = Protocol()
+    protocol.wind_down()
+    assert (protocol.owes, protocol.waits_for) == (0, "")
+    assert {protocol.farewell(reason) for reason in CloseReason} == {b""}
+
+
 def test_the_limit_may_be_assigned_and_0_means_none() -> None:
     protocol = Crlf(0)
     assert protocol.max_package == UNLIMITED

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from workermand.errors import ProtocolError
+from workermand.errors import EndOfInput, ProtocolError
 from workermand.protocols.base import Delimited, Protocol
 from workermand.testing import Case, check_protocol, feed_all
 
@@ -148,3 +148,17 @@ def test_feed_all_collects_what_stood_before_a_violation_in_all_pieces() -> None
     with pytest.raises(ProtocolError) as failure:
         feed_all(Refuses(), b"a\nb", b"\nc\nbad\nd\n")
     assert failure.value.messages == [b"a", b"b", b"c"]
+
+
+def test_feed_all_collects_what_stood_before_an_orderly_end() -> None:
+    class UntilQuit(Delimited):
+        name = "until quit"
+
+        def feed(self, data: bytes) -> list[Any]:
+            if b"quit" in (messages := super().feed(data)):
+                raise EndOfInput("quit", messages[: messages.index(b"quit")])
+            return messages
+
+    with pytest.raises(EndOfInput, match="quit") as caught:
+        feed_all(UntilQuit(), b"a\nb", b"\nc\nquit\n", b"d\n")
+    assert caught.value.messages == [b"a", b"b", b"c"]

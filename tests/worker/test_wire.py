@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.worker.scene import Scene, scene
-from workermand.errors import CloseReason, ProtocolError, SendError
+from workermand.errors import CloseReason, EndOfInput, ProtocolError, SendError
 from workermand.protocols.base import Protocol
 from workermand.protocols.raw import Raw
 from workermand.protocols.text import Text
@@ -194,6 +194,103 @@ def test_a_message_that_cannot_be_encoded_is_the_handlers_exception(scene: Scene
     transport.receive(b"x\n")
     assert connection.close_reason is CloseReason.HANDLER_ERROR
     assert scene.failures == [("on_message", "TypeError: a message must be str or bytes, not int")]
+
+
+# ---------------------------------------------------------------------------------------------------- last words
+
+
+class Polite(Text):
+    """Lines; "quit" is the last one, and "rude" one too many; "later" is a request that the handler owes an answer."""
+
+    __slots__ = ("_owed", "last")
+
+    def __init__(self, max_package: int = 1000) -> None:
+        super().__init__(max_package)
+        self._owed = 0
+        self.last = False
+
+    def feed(self, data: bytes) -> list[str]:
+        lines = super().feed(data)
+        self._owed += lines.count("later")
+        if "quit" in lines:
+            before = lines[: lines.index("quit")]
+            raise EndOfInput("quit", before, close_reason=CloseReason.WEBSOCKET_CLOSED, farewell=b"goodbye\n")
+        if "rude" in lines:
+            raise ProtocolError("rude", lines[: lines.index("rude")], farewell=b"go away\n")
+        return lines
+
+    def encode(self, message: Any) -> bytes:
+        self._owed -= bool(self._owed)
+        return super().encode(message)
+
+    @property
+    def owes(self) -> int:
+        return self._owed
+
+    def wind_down(self) -> None:
+        self.last = True
+
+    def farewell(self, reason: CloseReason) -> bytes:
+        return f"{reason.name}\n".encode()
+
+
+def echo_but_later(connection: Connection, data: str) -> None:
+    if data != "later":
+        connection.send(data)
+
+
+@pytest.mark.parametrize(
+    ("last", "farewell", "reason"),
+    [("quit", b"goodbye\n", CloseReason.WEBSOCKET_CLOSED), ("rude", b"go away\n", CloseReason.PROTOCOL_ERROR)],
+)
+def test_a_farewell_comes_after_the_answers_and_leaves_the_end_to_the_peer(
+    scene: Scene, last: str, farewell: bytes, reason: CloseReason
+) -> None:
+    scene.on(on_message=echo_but_later)
+    connection, transport = scene.connect(Polite())
+    transport.receive(f"a\nb\n{last}\nc\n".encode())
+    assert transport.sent == b"a\nb\n" + farewell and transport.eof_sent
+    assert connection.status is ConnectionStatus.ENDING and scene.worker.stats.total_request == 2
+    transport.receive_eof()
+    assert connection.close_reason is reason
+
+
+def test_an_orderly_end_is_not_logged_and_a_violation_is(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    scene.connect(Polite())[1].receive(b"quit\n")
+    assert caplog.text == ""
+    scene.connect(Polite())[1].receive(b"rude\n")
+    assert "rude" in caplog.text
+
+
+def test_what_is_owed_is_waited_for(scene: Scene) -> None:
+    """The answer comes outside of any turn; the end follows it at once."""
+    scene.on(on_message=echo_but_later)
+    connection, transport = scene.connect(Polite())
+    transport.receive(b"later\nquit\n")
+    assert transport.sent == b"" and connection.status is ConnectionStatus.ESTABLISHED
+    connection.send("now")
+    assert transport.sent == b"now\ngoodbye\n" and connection.status is ConnectionStatus.ENDING
+
+
+def test_a_drain_waits_for_what_is_owed_and_has_the_peer_told(scene: Scene) -> None:
+    scene.on(on_message=echo_but_later)
+    connection, transport = scene.connect(Polite())
+    transport.receive(b"later\n")
+    assert not connection.between_messages
+    connection.finish(CloseReason.DRAINED)
+    assert connection.protocol.last and connection.status is ConnectionStatus.ESTABLISHED
+    connection.send("now")
+    assert transport.sent == b"now\nDRAINED\n" and connection.close_reason is CloseReason.DRAINED
+
+
+def test_our_own_end_has_its_farewell_behind_the_last_message(scene: Scene) -> None:
+    scene.on(on_message=lambda connection, data: connection.close("bye"))
+    connection, transport = scene.connect(Polite())
+    transport.receive(b"x\n")
+    assert transport.sent == b"bye\nCLOSED\n" and connection.status is ConnectionStatus.ENDING
+    connection.close()
+    assert connection.status is ConnectionStatus.CLOSING, "who closes again does not wait for the peer"
 
 
 # ---------------------------------------------------------------------------------------------------- violations

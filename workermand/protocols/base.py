@@ -2,8 +2,8 @@
 
 A Protocol object belongs to one connection. ``feed`` takes bytes as the network cut them and returns the messages that
 are complete; how they were cut must not matter. ``encode`` makes the bytes of one outgoing message. A protocol never
-touches a socket: what is wrong is a ProtocolError, whose ``messages`` are the good ones before it; what the protocol
-itself must answer waits in ``take_replies``.
+touches a socket: what is wrong is a ProtocolError, whose ``messages`` are the good ones before it, and an end in good
+order is an EndOfInput; what the protocol itself must answer waits in ``take_replies``.
 
 Two bases do the usual work: Delimited (a line, a NUL, a CRLF ends a message) and LengthPrefixed (a binary length goes
 before it). A subclass sets class attributes and, where messages are not bytes, overrides ``decode`` and ``encode``:
@@ -75,8 +75,8 @@ class Protocol:
     def feed(self, data: bytes) -> list[Any]:
         """The messages that ``data`` completes, in order; possibly none. ``data`` may be empty.
 
-        Raises ProtocolError when the peer broke the protocol; its ``messages`` are the good ones before the violation.
-        After that the object is not fed any more.
+        Raises EndOfInput when no more input is wanted, its subclass ProtocolError when the peer broke the protocol;
+        ``messages`` are the good ones before it. After that the object is not fed any more.
         """
         raise NotImplementedError
 
@@ -95,6 +95,24 @@ class Protocol:
     def buffered(self) -> int:
         """Bytes held of an unfinished message; 0 means: between two messages, a good moment to close."""
         return 0
+
+    @property
+    def owes(self) -> int:
+        """Answers that the handler owes for messages it has got; while there are any, it is not between messages."""
+        return 0
+
+    @property
+    def waits_for(self) -> str:
+        """What of a message is incomplete, for the deadlines: "head", "body", or "" between messages, as for every
+        protocol that has no deadlines."""
+        return ""
+
+    def wind_down(self) -> None:
+        """The connection is to end after what is in hand: the protocol may tell the peer so with the next answer."""
+
+    def farewell(self, reason: CloseReason) -> bytes:
+        """The last words when we end the connection for ``reason``, once; b"" when there are none."""
+        return b""
 
     def take_replies(self) -> bytes:
         """What the protocol itself must answer (a pong, a 100-continue), once; b"" when there is nothing."""

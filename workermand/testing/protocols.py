@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from workermand.errors import ProtocolError
+from workermand.errors import EndOfInput, ProtocolError
 from workermand.protocols.base import Protocol
 
 MAX_SPLITS = 500
@@ -50,14 +50,14 @@ def check_protocol(
 
 
 def feed_all(protocol: Protocol, *pieces: bytes) -> list[Any]:
-    """Feeds the pieces as a connection would. All messages; a ProtocolError carries those of all pieces."""
+    """Feeds the pieces as a connection would. All messages; an EndOfInput carries those of all pieces."""
     messages: list[Any] = []
     for piece in pieces:
         try:
             messages += (step := protocol.feed(piece))
             while step and protocol.stepwise:
                 messages += (step := protocol.feed(b""))
-        except ProtocolError as error:
+        except EndOfInput as error:
             error.messages = [*messages, *error.messages]
             raise
     return messages

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from workermand.errors import CloseReason, ProtocolError
+from workermand.errors import EndOfInput, ProtocolError
 from workermand.protocols.base import Protocol
 from workermand.worker.status import CLOSED, ESTABLISHED
 
@@ -161,7 +161,7 @@ def feed(wire: Wire, data: bytes) -> None:
     try:
         messages = wire.feed(data)
     except BaseException as error:
-        messages = violated(wire, error)
+        messages = ended(wire, error)
     deliver_all(wire, messages)
     if wire.former is not None:
         _reparse(wire, data)
@@ -185,21 +185,18 @@ def feed_by_steps(wire: Wire, data: bytes) -> Sequence[Any]:
         data = b""
 
 
-def violated(wire: Wire, error: BaseException) -> Sequence[Any]:
-    """The good messages before the violation; when they are done with, the connection ends."""
-    reason, messages = CloseReason.PROTOCOL_ERROR, ()
-    connection, cause = wire.connection, error if not isinstance(error, ProtocolError) else error.__cause__
-    if isinstance(error, ProtocolError):
-        reason, messages = error.close_reason, tuple(error.messages)
-    if isinstance(error, Exception):
-        logger.info(
-            "connection %s from %s: %s", connection.id, connection.get_remote_address(), str(error), exc_info=cause
-        )
-    else:  # sys.exit() in a protocol of the user's
-        wire.worker.failed(f"protocol {wire.protocol.name}", connection, error)
+def ended(wire: Wire, error: BaseException) -> Sequence[Any]:
+    """The protocol takes no more: the good messages before the end. When they are answered, the connection ends."""
+    end = error if isinstance(error, EndOfInput) else ProtocolError(str(error))
+    if not isinstance(error, Exception):  # sys.exit() in a protocol of the user's
+        wire.worker.failed(f"protocol {wire.protocol.name}", wire.connection, error)
+    elif isinstance(end, ProtocolError):
+        connection, cause = wire.connection, error.__cause__ if error is end else error
+        peer = connection.get_remote_address()
+        logger.info("connection %s from %s: %s", connection.id, peer, str(error), exc_info=cause)
     wire.transport.pause_reading()
-    wire.end_input(reason)
-    return messages
+    wire.end_input(end.close_reason, end.farewell)
+    return tuple(end.messages)
 
 
 # ---------------------------------------------------------------------------------------------------- swap

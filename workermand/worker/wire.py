@@ -54,6 +54,7 @@ class Wire(asyncio.Protocol):
         "encode",
         "ending",
         "epilogue",
+        "farewell",
         "feed",
         "former",
         "held",
@@ -110,6 +111,8 @@ class Wire(asyncio.Protocol):
         """The protocol that this turn has replaced."""
         self.ending: CloseReason | None = None
         """To be closed as soon as nothing is waiting any more."""
+        self.farewell = b""
+        """What the protocol wants to go out last."""
         self.epilogue = None
         self.inbox: Inbox | None = None
         self.linger: asyncio.TimerHandle | None = None
@@ -144,7 +147,7 @@ class Wire(asyncio.Protocol):
         try:
             messages = feed(data)
         except BaseException as error:
-            messages = intake.violated(self, error)
+            messages = intake.ended(self, error)
         self.stats.total_request += len(messages)
         connection = self.connection
         try:
@@ -167,7 +170,7 @@ class Wire(asyncio.Protocol):
         try:
             messages = self.protocol.feed_eof()
         except BaseException as error:
-            messages = intake.violated(self, error)
+            messages = intake.ended(self, error)
         else:
             self.end_input(CloseReason.PEER_CLOSED)
         if messages:
@@ -235,6 +238,8 @@ class Wire(asyncio.Protocol):
             self.write(data)
             if unsent and self.transport.get_write_buffer_size() >= self.max_send_buffer_size:
                 self.fire("on_buffer_full")
+            if self.out is None and self.epilogue is not None:  # it may have been the last answer owed
+                self.epilogue(b"")
         else:
             self._collect(data)
         return None if self.transport.get_write_buffer_size() else True
@@ -337,8 +342,10 @@ class Wire(asyncio.Protocol):
     # ------------------------------------------------------------------ the end
 
     def close(self, reason: CloseReason) -> None:
-        """What is unsent still goes out; nothing more comes in."""
-        if self.status is ESTABLISHED or self.status is ENDING:
+        """What is unsent still goes out; nothing more comes in. After a farewell it is the peer's turn to hang up."""
+        if self.status is ESTABLISHED and self._take_leave(reason):
+            self._half_close(reason)
+        elif self.status is ESTABLISHED or self.status is ENDING:
             self._become(CLOSING, reason)
             self.flush()
             self.transport.close()
@@ -347,13 +354,8 @@ class Wire(asyncio.Protocol):
         """FIN after what is unsent; then input is discarded until the peer ends it, or there is too much of it, or the
         linger time is over: no RST for unread input can eat the last answer."""
         if self.status is ESTABLISHED:
-            self._become(ENDING, reason)
-            self.epilogue = functools.partial(self._discard, self.bytes_read + DISCARDED)
-            self.flush()
-            self.transport.write_eof()
-            self.transport.resume_reading()
-            if not self.transport.get_write_buffer_size():
-                self._linger()
+            self._take_leave(reason)
+            self._half_close(reason)
 
     def abort(self, reason: CloseReason) -> None:
         """At once; what is unsent is lost."""
@@ -368,6 +370,7 @@ class Wire(asyncio.Protocol):
         """As soon as it has had a message, is between two, and no handler is at work."""
         if self.status is ESTABLISHED and self.ending is None:
             self.ending = reason
+            self.protocol.wind_down()
             self.look_for_end()
             if self.out is None:
                 self._maybe_end()
@@ -387,16 +390,18 @@ class Wire(asyncio.Protocol):
 
     @property
     def is_between_messages(self) -> bool:
-        return not (self.protocol.buffered or self.held or self.is_waiting_for_handler)
+        protocol = self.protocol
+        return not (protocol.buffered or protocol.owes or self.held or self.is_waiting_for_handler)
 
-    def end_input(self, reason: CloseReason) -> None:
-        """It ends when what has come in is done with."""
+    def end_input(self, reason: CloseReason, farewell: bytes = b"") -> None:
+        """It ends when what has come in is done with, and ``farewell`` sent."""
         self.feed = intake.ignore
         self.ending = reason
+        self.farewell = farewell
         self.look_for_end()
 
     def _maybe_end(self, _data: bytes = b"") -> None:
-        if self.ending is None or self.held or self.is_waiting_for_handler:
+        if self.ending is None or self.held or self.is_waiting_for_handler or self.protocol.owes:
             return
         if self.feed is not intake.ignore and not (self.had_message and self.is_between_messages):
             return
@@ -405,6 +410,26 @@ class Wire(asyncio.Protocol):
             self.close(self.ending)
         else:  # the last answer is on its way, and the client may still be sending
             self.close_lingering(self.ending)
+
+    def _take_leave(self, reason: CloseReason) -> bytes:
+        """The protocol's last words, which go out after all else."""
+        farewell = self.farewell or self.protocol.farewell(reason)
+        if farewell:
+            self.bytes_written += len(farewell)
+            if self.out is None:
+                self.write(farewell)
+            else:
+                self.out.append(farewell)
+        return farewell
+
+    def _half_close(self, reason: CloseReason) -> None:
+        self._become(ENDING, reason)
+        self.epilogue = functools.partial(self._discard, self.bytes_read + DISCARDED)
+        self.flush()
+        self.transport.write_eof()
+        self.transport.resume_reading()
+        if not self.transport.get_write_buffer_size():
+            self._linger()
 
     def _discard(self, limit: int, _data: bytes) -> None:
         if self.bytes_read > limit:

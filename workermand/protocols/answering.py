@@ -1,0 +1,108 @@
+"""The way out of http: an answer for each request, in order. The base of Http, which reads.
+
+A handler sends a str, a dict, a Response; which request it answers is no question: the oldest that has no answer. What
+the bytes look like is answers.py's; here is whose turn it is, and which answer is still open.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, ClassVar, Final
+
+from workermand.http import answers
+from workermand.http.request import CONTINUE, HEAD, OLD, OPEN, Request
+from workermand.http.response import Chunk, FilePart, Response, ServerSentEvents
+from workermand.protocols.base import MAX_PACKAGE, Protocol, as_bytes
+
+INTERIM: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_heads = answers.heads
+
+
+class Answering(Protocol):
+    """str, bytes, dict, list, Response, Chunk and ServerSentEvents out. ``gzip``: text above 1 KiB is compressed for
+    clients that take it."""
+
+    __slots__ = ("connection", "gzip", "gzip_above", "open_answer", "owed", "send_file")
+
+    wants_connection: ClassVar[bool] = True
+
+    def __init__(self, max_package: int = MAX_PACKAGE, *, gzip: bool = False) -> None:
+        super().__init__(max_package)
+        self.connection: Any = None
+        self.send_file: Callable[[FilePart], None] | None = None
+        """Set by the runtime: takes the files that follow what encode() returns."""
+        self.gzip = gzip
+        self.gzip_above = answers.COMPRESSED_FROM if gzip else sys.maxsize
+        self.owed: list[Request] = []
+        """Delivered and not yet answered, in order. No deque: that takes 600 bytes, for one request mostly."""
+        self.open_answer: answers.Answer | None = None
+        """The answer to the first of these is under way."""
+
+    @property
+    def owes(self) -> int:
+        return len(self.owed)
+
+    @property
+    def is_waited_for(self) -> bool:
+        """A client has sent a head with Expect, and nothing of the body yet."""
+        return False
+
+    def encode(self, message: Any) -> bytes:
+        """str: text/html; dict and list: JSON; bytes: as they are. The answer is to the oldest request that has none;
+        RuntimeError when there is no such request, or its answer is not at its end. TypeError for anything else."""
+        if message.__class__ is str:
+            body = message.encode()
+            owed = self.owed
+            if owed and not owed[0].demands and len(body) <= self.gzip_above:
+                owed.pop(0)
+                head = _heads.get(len(body))
+                return (head or answers.plain_head(len(body))) + body
+        if not self.owed:
+            raise RuntimeError("no request waits for an answer")
+        if isinstance(message, (Chunk, ServerSentEvents)):
+            return self._go_on(message)
+        if self.open_answer is not None:
+            raise RuntimeError("the last answer is not at its end: an empty Chunk ends it")
+        return self._answer(_response(message), self.owed[0])
+
+    def _answer(self, response: Response, request: Request) -> bytes:
+        answer = answers.answer(response, request, gzip=self.gzip)
+        if answer.files and self.send_file is None:
+            raise RuntimeError("files are sent by the runtime only")
+        if answer.is_open:
+            request.demands |= OPEN
+            self.open_answer = answer
+            return answer.data
+        interim = self._answered()
+        if not answer.files:
+            return answer.data + interim
+        for part in answer.files:
+            self.send_file(part)  # type: ignore[misc]
+        return answer.data  # the 100 would come before the file; who expects it does not wait for ever
+
+    def _go_on(self, message: Chunk | ServerSentEvents) -> bytes:
+        """More of an open answer."""
+        answer, request = self.open_answer, self.owed[0]
+        if answer is None:
+            raise RuntimeError("no answer is open: a Response with Transfer-Encoding: chunked opens one")
+        is_muted = bool(request.demands & HEAD)
+        if message.data:
+            return b"" if is_muted else answers.chunk(message.data, is_chunked=answer.is_chunked)
+        if not answer.is_chunked and not request.demands & OLD:
+            raise RuntimeError("this answer ends with its connection: close that")
+        return (b"0\r\n\r\n" if answer.is_chunked and not is_muted else b"") + self._answered()
+
+    def _answered(self) -> bytes:
+        """The first request owed has its answer; what the one behind it may wait for."""
+        self.open_answer = None
+        request = self.owed.pop(0)
+        return INTERIM if request.demands & CONTINUE and self.is_waited_for else b""
+
+
+def _response(message: Any) -> Response:
+    if isinstance(message, Response):
+        return message
+    if isinstance(message, (dict, list)):
+        return Response.json(message)
+    return Response(body=message if isinstance(message, str) else as_bytes(message))
