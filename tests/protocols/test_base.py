@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workermand.errors import CloseReason, ProtocolError
+from workermand.protocols import registry
 from workermand.protocols.base import UNLIMITED, Delimited, LengthPrefixed, Protocol, as_bytes
+from workermand.protocols.text import Text
 from workermand.testing import Case, check_protocol, feed_all
 
 
@@ -241,3 +243,23 @@ def test_the_limit_may_change_between_two_pieces_of_a_package() -> None:
     protocol.max_package = 5
     with pytest.raises(ProtocolError, match="over the limit of 5 bytes"):
         protocol.feed(b"bcd")
+
+
+@pytest.mark.parametrize("cls", [cls for cls in registry.BUILT_IN.values() if cls.tail is not None])
+@given(message=st.text())
+def test_a_tail_says_what_encode_does(cls: type[Protocol], message: str) -> None:
+    assert cls.tail is not None and cls().encode(message) == message.encode() + cls.tail
+
+
+def test_an_encode_of_its_own_has_no_tail_unless_it_says_so() -> None:
+    class Loud(Text):
+        def encode(self, message: Any) -> bytes:
+            return super().encode(message.upper())
+
+    class Same(Text):
+        tail = b"\n"
+
+        def encode(self, message: Any) -> bytes:
+            return super().encode(message)
+
+    assert (Text.tail, Loud.tail, Same.tail) == (b"\n", None, b"\n")

@@ -22,6 +22,7 @@ class Text(Delimited):
 
     name: ClassVar[str] = "text"
     delimiter: ClassVar[bytes] = b"\n"
+    tail: ClassVar[bytes | None] = b"\n"
 
     def feed(self, data: bytes) -> list[str]:
         if not data or (self._held and not (data := self._join(data))):
@@ -54,9 +55,4 @@ class Text(Delimited):
         return data.split(b"\n", data.count(b"\n") - len(undelivered))[-1]
 
     def encode(self, message: Any) -> bytes:
-        if not isinstance(message, str):
-            return as_bytes(message) + b"\n"
-        try:
-            return message.encode() + b"\n"
-        except UnicodeEncodeError:
-            return message.encode("utf-8", "surrogateescape") + b"\n"
+        return as_bytes(message) + b"\n"

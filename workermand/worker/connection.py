@@ -117,11 +117,16 @@ class Connection:
         it then exceeds it. Raises TypeError for what the protocol cannot encode.
         """
         wire = self.wire
-        if not raw:
+        if raw:
+            data = as_bytes(data)
+        elif (tail := wire.tail) is not None and isinstance(data, str):
+            try:
+                data = data.encode() + tail
+            except UnicodeEncodeError:  # lone surrogates stand for bytes that are no UTF-8
+                data = wire.encode(data)
+        else:
             encode = wire.encode
             data = encode(data)
-        elif data.__class__ is not bytes:
-            data = as_bytes(data)
         out = wire.out
         if out is None or (size := wire.bytes_written + len(data)) >= wire.mark:
             return wire.accept(self, data)

@@ -139,8 +139,7 @@ def lose_inbox(wire: Wire) -> None:
 
 def use(wire: Wire, protocol: Protocol) -> None:
     """``protocol`` reads and encodes from here on."""
-    wire.protocol = protocol
-    wire.encode = protocol.encode
+    _write_with(wire, protocol)
     if protocol.stepwise or protocol.replies:
         wire.feed = functools.partial(feed_by_steps, wire)
     else:
@@ -149,6 +148,12 @@ def use(wire: Wire, protocol: Protocol) -> None:
         protocol.connection = wire.connection  # type: ignore[attr-defined]
     if wire.inbox is not None:
         wire.inbox.bound_by(protocol)
+
+
+def _write_with(wire: Wire, protocol: Protocol) -> None:
+    wire.protocol = protocol
+    wire.encode = protocol.encode
+    wire.tail = protocol.tail
 
 
 def ignore(data: bytes) -> Sequence[Any]:
@@ -206,7 +211,7 @@ def swap(wire: Wire, protocol: Protocol) -> None:
     """Another protocol from here on: it is fed what the former one has not consumed, or not delivered yet."""
     former = wire.protocol
     if wire.feed is ignore:
-        wire.protocol, wire.encode = protocol, protocol.encode
+        _write_with(wire, protocol)
         return
     use(wire, protocol)
     if wire.out is not None and wire.inbox is None:

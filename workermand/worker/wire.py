@@ -69,6 +69,7 @@ class Wire(asyncio.Protocol):
         "protocol",
         "stats",
         "status",
+        "tail",
         "transport",
         "worker",
         "write",
@@ -81,6 +82,8 @@ class Wire(asyncio.Protocol):
     protocol: Protocol
     feed: Callable[[bytes], Sequence[Any]]
     encode: Callable[[Any], bytes]
+    tail: bytes | None
+    """The protocol's: see there."""
     deliver: Callable[[Connection, Any], object]
     epilogue: Callable[[bytes], None] | None
     """What the end of a turn has to look at; None nearly always."""
