@@ -44,7 +44,12 @@ def test_taken_apart(uri: str, protocol: str | None, expected: tuple[object, ...
     [
         ("0.0.0.0:2347", None, "expected scheme://host:port"),
         ("txt://0.0.0.0:2347", None, 'unknown scheme "txt"; did you mean "text"?'),
-        ("gopher://0.0.0.0:70", None, "there are frame, jsonnl, tcp, text, udp, unix, and those of [protocols]"),
+        ("udp://0.0.0.0:70", "http", "http over udp; these need tcp:// or unix://"),
+        (
+            "gopher://0.0.0.0:70",
+            None,
+            "there are frame, http, jsonnl, tcp, text, udp, unix, websocket, and those of [protocols]",
+        ),
         ("text://0.0.0.0", None, "expected host:port"),
         ("text://0.0.0.0:0", None, "found port 0; expected 1 to 65535"),
         ("text://0.0.0.0:65536", None, "found port 65536"),
@@ -73,6 +78,9 @@ def test_refused_in_words(uri: str, protocol: str | None, words: str) -> None:
     assert str(refused.value).startswith("worker.echo.listen: ")
 
 
+KNOWN = '"raw", "text", "frame", "http", "websocket", "jsonnl", or "module:Class"'
+
+
 @pytest.mark.parametrize("protocol", ["raw", "text", "frame", "jsonnl", "apps.x:Y", "x:Y"])
 def test_protocols(protocol: str) -> None:
     address.check_protocol("worker.echo.protocol", protocol, ["jsonnl"])
@@ -81,8 +89,11 @@ def test_protocols(protocol: str) -> None:
 @pytest.mark.parametrize(
     ("protocol", "words"),
     [
-        ("txt", 'found "txt", expected "raw", "text", "frame", "jsonnl", or "module:Class"; did you mean "text"?'),
-        ("udp", 'found "udp", expected "raw", "text", "frame", "jsonnl", or "module:Class"'),
+        (
+            "txt",
+            f'found "txt", expected {KNOWN}; did you mean "text"?',
+        ),
+        ("udp", f'found "udp", expected {KNOWN}'),
         ("apps/x.py:Y", '"module:Class"'),
         ("", '"module:Class"'),
     ],

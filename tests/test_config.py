@@ -16,7 +16,18 @@ from hypothesis import strategies as st
 
 from workermand import config, places
 from workermand.errors import ConfigError
-from workermand.spec import Inbox, Keepalive, Limits, ListenSpec, LogSpec, ServerSpec, Timeouts, WorkerSpec
+from workermand.spec import (
+    HttpLimits,
+    Inbox,
+    Keepalive,
+    Limits,
+    ListenSpec,
+    LogSpec,
+    ServerSpec,
+    Timeouts,
+    WebSocketLimits,
+    WorkerSpec,
+)
 from workermand.worker.handlers import CALLBACKS
 
 ENVIRON = {"RUNTIME_DIRECTORY": "/run/rt", "STATE_DIRECTORY": "/var/st", "PORT": "2347"}
@@ -473,13 +484,11 @@ def test_the_shipped_file_has_every_key_once() -> None:
     """Set, or commented out; and what is commented out is the default or a value that would be taken."""
     lines = [line for line in SHIPPED.read_text().splitlines() if re.match(r"(# )?\w+ = ", line)]
     written = [line.removeprefix("# ").partition(" = ")[0] for line in lines]
-    tables = [
-        config.WORKER,
-        config.SERVER,
-        *map(dict.fromkeys, (k.__struct_fields__ for k in (Limits, Timeouts, Keepalive))),
-    ]
-    wanted = [key for table in tables for key in table if key not in ("log", "limits", "timeouts", "keepalive")]
-    wanted += LogSpec.__struct_fields__
+    kinds = (Limits, HttpLimits, WebSocketLimits, Timeouts, Keepalive, LogSpec)
+    tables = [config.WORKER, config.SERVER, *(kind.__struct_fields__ for kind in kinds)]
+    wanted = [key for table in tables for key in table]
+    for of_its_own in ("log", "limits", "http", "websocket", "timeouts", "keepalive"):
+        wanted.remove(of_its_own)
     once = {key for key in wanted if written.count(key) == wanted.count(key)}
     # What a worker needs stands in every worker.
     assert set(wanted) - once <= {"handler", "listen"}
@@ -501,7 +510,8 @@ def test_the_shipped_file_says_the_true_defaults(load: Load) -> None:
 @pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
 def test_the_readmes_name_every_setting_and_every_callback(name: str) -> None:
     written = set(re.findall(r"\w+", " ".join(re.findall(r"`[^`\n]+`", SHIPPED.parents[1].joinpath(name).read_text()))))
-    tables = (config.SERVER, config.WORKER, Limits.__struct_fields__, Timeouts.__struct_fields__, CALLBACKS)
+    kinds = (Limits, HttpLimits, WebSocketLimits, Timeouts)
+    tables = (config.SERVER, config.WORKER, *(kind.__struct_fields__ for kind in kinds), CALLBACKS)
     assert {key for table in tables for key in table} <= written
 
 

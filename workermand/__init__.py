@@ -19,7 +19,11 @@ if TYPE_CHECKING:
         SendError,
         WorkermandError,
     )  # fmt: skip
+    from workermand.http.request import Request
+    from workermand.http.response import Chunk, Response, ServerSentEvents
     from workermand.protocols.base import Delimited, LengthPrefixed, Protocol
+    from workermand.protocols.websocket import BINARY_TYPE_ARRAYBUFFER, BINARY_TYPE_BLOB
+    from workermand.protocols.wsframe import Close, Ping, Pong
     from workermand.worker.connection import Connection, ConnectionStatus
     from workermand.worker.datagram import UdpConnection
     from workermand.worker.timer import Timer
@@ -28,6 +32,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BINARY_TYPE_ARRAYBUFFER",
+    "BINARY_TYPE_BLOB",
+    "Chunk",
+    "Close",
     "CloseReason",
     "ConfigError",
     "Connection",
@@ -36,9 +44,14 @@ __all__ = [
     "Delimited",
     "LengthPrefixed",
     "LoadError",
+    "Ping",
+    "Pong",
     "Protocol",
     "ProtocolError",
+    "Request",
+    "Response",
     "SendError",
+    "ServerSentEvents",
     "Timer",
     "UdpConnection",
     "Worker",
@@ -46,7 +59,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "workermand.http.request": ("Request",),
+    "workermand.http.response": ("Chunk", "Response", "ServerSentEvents"),
     "workermand.protocols.base": ("Delimited", "LengthPrefixed", "Protocol"),
+    "workermand.protocols.websocket": ("BINARY_TYPE_ARRAYBUFFER", "BINARY_TYPE_BLOB"),
+    "workermand.protocols.wsframe": ("Close", "Ping", "Pong"),
     "workermand.worker.connection": ("Connection", "ConnectionStatus"),
     "workermand.worker.datagram": ("UdpConnection",),
     "workermand.worker.timer": ("Timer",),

@@ -22,8 +22,12 @@ SCHEMES: dict[str, tuple[Transport, str]] = {
     "unix": ("unix", "raw"),
     "text": ("tcp", "text"),
     "frame": ("tcp", "frame"),
+    "http": ("tcp", "http"),
+    "websocket": ("tcp", "websocket"),
 }
 """Scheme -> transport and protocol. What [protocols] adds is a protocol over tcp."""
+STREAMS = ("http", "websocket")
+"""Protocols that a datagram cannot carry."""
 CARRIERS = ("tcp", "udp", "unix")
 """Schemes that say nothing of the protocol, so that the key `protocol` may."""
 CLASS = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -57,6 +61,8 @@ def parse(
         its_protocol = protocol
     if transport == "unix":
         return ListenSpec(uri=uri, transport=transport, protocol=its_protocol, path=_path(where, uri, rest, run_dir))
+    if transport == "udp" and its_protocol in STREAMS:
+        raise ConfigError(where, f'"{uri}": {its_protocol} over udp', "these need tcp:// or unix://")
     host, port = _host_and_port(where, uri, rest)
     return ListenSpec(uri=uri, transport=transport, protocol=its_protocol, host=host, port=port)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import glob
+import ipaddress
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -258,10 +259,20 @@ def _worker(place: Place, name: str, table: dict[str, Any], run_dir: str, protoc
         fields["count"] = len(os.sched_getaffinity(0))
     if "unix_mode" in fields:
         fields["unix_mode"] = int(fields["unix_mode"], 8)
+    for network in fields.get("trusted_proxies", ()):
+        _check_network(place / "trusted_proxies", network)
     _check_plain(place, table)
     spec = WorkerSpec(name=name, **fields)
     places.check_users(str(place), spec)
     return spec
+
+
+def _check_network(place: Place, network: str) -> None:
+    try:
+        ipaddress.ip_network(network)
+    except ValueError as error:
+        hint = 'expected addresses and networks: "127.0.0.1", "10.0.0.0/8"'
+        raise ConfigError(str(place), str(error), hint) from None
 
 
 def _check_plain(place: Place, value: object) -> None:

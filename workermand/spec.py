@@ -60,6 +60,33 @@ class Inbox(Spec, frozen=True, kw_only=True):
     bytes: Bytes = MIB
 
 
+class HttpLimits(Spec, frozen=True, kw_only=True):
+    """Of one HTTP request, but ``requests``, which are those of a connection. 0 = unlimited."""
+
+    line: Bytes = 8 * KIB
+    """The request line."""
+    field: Bytes = 8 * KIB
+    """One header field, name and value."""
+    fields: Count = 100
+    head: Bytes = 32 * KIB
+    """All of them together."""
+    body: Bytes = 0
+    """0 = limits.package."""
+    body_rate: Bytes = 500
+    """In a second: a body that comes slower for as long as timeouts.body is given up."""
+    requests: Count = 10_000
+
+
+class WebSocketLimits(Spec, frozen=True, kw_only=True):
+    """Of one WebSocket message."""
+
+    message: Bytes = 0
+    """Its fragments joined and inflated; 0 = limits.package."""
+    frame: Bytes = 0
+    """0 = as long as the message may be."""
+    fragments: Annotated[int, Meta(ge=1)] = 1024
+
+
 class Limits(Spec, frozen=True, kw_only=True):
     """Bounds of one child process (connections, requests, memory) and of one connection (the rest). 0 = unlimited."""
 
@@ -72,6 +99,8 @@ class Limits(Spec, frozen=True, kw_only=True):
     inbox: Inbox = Inbox()
     requests: Count = 0
     memory: Bytes = 0
+    http: HttpLimits = HttpLimits()
+    websocket: WebSocketLimits = WebSocketLimits()
 
 
 class Timeouts(Spec, frozen=True, kw_only=True):
@@ -85,6 +114,32 @@ class Timeouts(Spec, frozen=True, kw_only=True):
     """0 = never."""
     busy: Seconds = 0.0
     """A child whose loop is blocked for longer is killed; 0 = never."""
+    header: Seconds = 10.0
+    """For the head of an HTTP request; 0 = for ever."""
+    body: Seconds = 30.0
+    """Over which limits.http.body_rate is measured; 0 = never."""
+    keepalive: Seconds = 60.0
+    """Of an HTTP connection between two requests; 0 = for ever."""
+
+
+class WebSocketSpec(Spec, frozen=True, kw_only=True):
+    """How the upgrade of an HTTP connection is answered."""
+
+    origins: tuple[str, ...] = ()
+    """Those whose pages may connect, "https://example.com"; () = all."""
+    subprotocols: tuple[str, ...] = ()
+    """Ours, the dearest first."""
+    deflate: bool = False
+    """permessage-deflate, for clients that offer it."""
+
+
+class Heartbeat(Spec, frozen=True, kw_only=True):
+    """Pings to WebSocket clients."""
+
+    interval: Seconds = 0.0
+    """Of silence, before it is asked whether it is there; 0 = never."""
+    timeout: Seconds = 20.0
+    """For the answer."""
 
 
 class Keepalive(Spec, frozen=True, kw_only=True):
@@ -118,6 +173,12 @@ class WorkerSpec(Spec, frozen=True, kw_only=True):
     timeouts: Timeouts = Timeouts()
     keepalive: Keepalive = Keepalive()
     tcp_nodelay: bool = True
+    gzip: bool = False
+    """Text in answers of HTTP, for clients that take it."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks whose X-Forwarded-For and X-Real-IP are believed."""
+    websocket: WebSocketSpec = WebSocketSpec()
+    heartbeat: Heartbeat = Heartbeat()
 
 
 class LogSpec(Spec, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from httptools import HttpResponseParser
 
 from workermand.errors import EndOfInput
 from workermand.http import answers
-from workermand.http.response import Chunk, FileFacts, FilePart, Response, ServerSentEvents
+from workermand.http.response import Chunk, File, FileFacts, FilePart, Response, ServerSentEvents
 from workermand.protocols.http import Http
 
 DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
@@ -246,13 +246,28 @@ def test_a_cache_learns_that_the_answer_varies() -> None:
 
 # ---------------------------------------------------------------------------------------------------- files
 
+
+class Filing(Http):
+    """Stands for the runtime's: there is no file, and what is sent is noted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: list[FilePart] = []
+
+    def open_file(self, file: File) -> FileFacts | None:
+        return None
+
+    def send_file(self, part: FilePart) -> None:
+        self.files.append(part)
+
+
 FACTS = FileFacts(fd=7, size=1000, mtime_ns=784111777_000000000)
 
 
 def file_answer(headers: str = "", method: str = "GET", response: Response | None = None) -> tuple[Any, ...]:
     """Status, headers, and the parts of the file."""
-    http, files = Http(), []
-    http.send_file = files.append
+    http = Filing()
+    files = http.files
     http.feed(f"{method} /f HTTP/1.1\r\nHost: a\r\n{headers}\r\n".encode())
     response = response or Response().with_file("/srv/page.html")
     assert response.file is not None
@@ -334,7 +349,9 @@ def test_an_error_page_from_a_file_has_no_ranges() -> None:
 
 
 def test_a_file_that_is_not_there() -> None:
-    first, headers, body = parts_of(asked("GET").encode(Response(200, {"ETag": "x"}).with_file("/srv/none")))
+    http = Filing()
+    http.feed(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    first, headers, body = parts_of(http.encode(Response(200, {"ETag": "x"}).with_file("/srv/none")))
     assert first == b"HTTP/1.1 404 Not Found"
     assert b"ETag" not in headers
     assert body == b"404 Not Found\n"
@@ -343,6 +360,7 @@ def test_a_file_that_is_not_there() -> None:
 def test_files_need_somebody_to_send_them() -> None:
     response = Response().with_file("/srv/page.html")
     assert response.file is not None
-    response.file.facts = FACTS
-    with pytest.raises(RuntimeError, match="by the runtime only"):
-        asked("GET").encode(response)
+    for facts in (None, FACTS):
+        response.file.facts = facts
+        with pytest.raises(RuntimeError, match="by the runtime only"):
+            asked("GET").encode(response)

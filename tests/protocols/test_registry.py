@@ -17,6 +17,7 @@ from workermand.protocols.raw import Raw
 from workermand.protocols.registry import BUILT_IN, resolve
 from workermand.protocols.text import Text
 
+KNOWN = "raw, text, frame, http, websocket"
 SOURCE = """
     from workermand.protocols.base import Delimited
 
@@ -75,8 +76,16 @@ def test_nothing_is_imported_for_a_built_in_name(module: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "schemes", "text"),
     [
-        ("tetx", {}, 'unknown protocol "tetx"; there is raw, text, frame, or "module:Class"; did you mean "text"\\?'),
-        ("mqtt", {"jsonnl": "a:B"}, 'unknown protocol "mqtt"; there is raw, text, frame, jsonnl, or "module:Class"$'),
+        (
+            "tetx",
+            {},
+            f'unknown protocol "tetx"; there is {KNOWN}, or "module:Class"; did you mean "text"\\?',
+        ),
+        (
+            "mqtt",
+            {"jsonnl": "a:B"},
+            f'unknown protocol "mqtt"; there is {KNOWN}, jsonnl, or "module:Class"$',
+        ),
         ("mine", {"mine": "own_protocols"}, 'protocol mine: \\[protocols\\] must name it as "module:Class", not "own_'),
         (":Lines", {}, "unknown protocol"),
         ("no_such_module:Lines", {}, "importing no_such_module failed: ModuleNotFoundError"),
@@ -106,4 +115,4 @@ def test_a_module_that_fails_says_how_and_keeps_its_cause(module: Path, source: 
 
 
 def test_the_names_are_the_classes_own() -> None:
-    assert {name: cls.name for name, cls in BUILT_IN.items()} == {"raw": "raw", "text": "text", "frame": "frame"}
+    assert [cls.name for cls in BUILT_IN.values()] == list(BUILT_IN) == ["raw", "text", "frame", "http", "websocket"]

@@ -31,6 +31,11 @@ from workermand.protocols.websocket import (
 from workermand.protocols.wsframe import frame
 from workermand.testing import check_protocol, feed_all
 
+
+class Heard(WebSocket):
+    """One that can be given an on_control."""
+
+
 # ------------------------------------------------------------------------------------------------ messages in
 
 
@@ -265,7 +270,7 @@ def test_a_client_masks_its_pong() -> None:
     pong = socket.take_replies()
     assert pong != frame(0x8A, b"a")
     events: list[Any] = []
-    server = WebSocket()
+    server = Heard()
     server.on_control = lambda messages, event: events.append(event)
     server.feed(pong)
     assert events == [Pong(b"a")]
@@ -278,7 +283,7 @@ def test_a_runtime_hears_of_control_frames_in_their_order() -> None:
         heard.extend([*messages, event])
         messages.clear()
 
-    socket = WebSocket()
+    socket = Heard()
     socket.on_control = listen
     wire = (
         sent(0x81, b"1") + sent(0x89, b"2") + sent(0x82, b"3") + sent(0x81, b"4") + sent(0x8A, b"5") + sent(0x81, b"6")
@@ -314,7 +319,7 @@ def test_a_close_is_echoed(code: int, reason: bytes) -> None:
 def test_a_close_without_a_code() -> None:
     assert every_cut(sent(0x88)) == ([], "end", CloseReason.WEBSOCKET_CLOSED, frame(0x88, b""), b"")
     heard: list[Any] = []
-    socket = WebSocket()
+    socket = Heard()
     socket.on_control = lambda messages, event: heard.append(event)
     with pytest.raises(EndOfInput, match="1005"):
         socket.feed(sent(0x88))
@@ -355,7 +360,7 @@ def test_no_close_after_the_echo() -> None:
 
 
 def test_a_handler_that_closes_in_answer_to_a_close_has_the_word() -> None:
-    socket = WebSocket()
+    socket = Heard()
     answers: list[bytes] = []
     socket.on_control = lambda messages, event: answers.append(socket.encode(Close(4001)))
     with pytest.raises(EndOfInput) as caught:
@@ -374,8 +379,8 @@ def test_a_close_that_cannot_be_sent_is_not_taken_for_sent() -> None:
 @pytest.mark.parametrize(
     ("reason", "code"),
     [
-        (CloseReason.CLOSED, 1000), (CloseReason.STOPPED, 1001), (CloseReason.IDLE, 1001), (CloseReason.DRAINED, 1012),
-        (CloseReason.DRAIN_DEADLINE, 1012), (CloseReason.HANDLER_ERROR, 1011), (CloseReason.PACKAGE_TOO_BIG, 1009),
+        (CloseReason.CLOSED, 1000), (CloseReason.STOPPED, 1001), (CloseReason.IDLE, 1001), (CloseReason.RELOADED, 1012),
+        (CloseReason.DRAIN_DEADLINE, 1001), (CloseReason.HANDLER_ERROR, 1011), (CloseReason.PACKAGE_TOO_BIG, 1009),
         (CloseReason.PROTOCOL_ERROR, 1002), (CloseReason.PING_TIMEOUT, 1001),
     ],
 )  # fmt: skip

@@ -7,12 +7,12 @@ the bytes look like is answers.py's; here is whose turn it is, and which answer 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
 from workermand.http import answers
+from workermand.http.policy import Refusal
 from workermand.http.request import CONTINUE, HEAD, OLD, OPEN, Request
-from workermand.http.response import Chunk, FilePart, Response, ServerSentEvents
+from workermand.http.response import REASONS, Chunk, File, FileFacts, FilePart, Response, ServerSentEvents
 from workermand.protocols.base import MAX_PACKAGE, Protocol, as_bytes
 
 INTERIM: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -23,15 +23,13 @@ class Answering(Protocol):
     """str, bytes, dict, list, Response, Chunk and ServerSentEvents out. ``gzip``: text above 1 KiB is compressed for
     clients that take it."""
 
-    __slots__ = ("connection", "gzip", "gzip_above", "open_answer", "owed", "send_file")
+    __slots__ = ("connection", "gzip", "gzip_above", "open_answer", "owed")
 
     wants_connection: ClassVar[bool] = True
 
     def __init__(self, max_package: int = MAX_PACKAGE, *, gzip: bool = False) -> None:
         super().__init__(max_package)
         self.connection: Any = None
-        self.send_file: Callable[[FilePart], None] | None = None
-        """Set by the runtime: takes the files that follow what encode() returns."""
         self.gzip = gzip
         self.gzip_above = answers.COMPRESSED_FROM if gzip else sys.maxsize
         self.owed: list[Request] = []
@@ -47,6 +45,13 @@ class Answering(Protocol):
     def is_waited_for(self) -> bool:
         """A client has sent a head with Expect, and nothing of the body yet."""
         return False
+
+    def answer_to(self, error: BaseException) -> Any:
+        """Of request.json(), post() and file(): the body is not what it says."""
+        if not isinstance(error, Refusal) or not self.owed or self.open_answer is not None:
+            return None
+        plain = [("Content-Type", "text/plain; charset=utf-8")]
+        return Response(error.status, plain, f"{error.status} {REASONS[error.status]}: {error.why}\n")
 
     def encode(self, message: Any) -> bytes:
         """str: text/html; dict and list: JSON; bytes: as they are. The answer is to the oldest request that has none;
@@ -67,9 +72,9 @@ class Answering(Protocol):
         return self._answer(_response(message), self.owed[0])
 
     def _answer(self, response: Response, request: Request) -> bytes:
+        if response.file is not None and response.file.facts is None:
+            response.file.facts = self.open_file(response.file)
         answer = answers.answer(response, request, gzip=self.gzip)
-        if answer.files and self.send_file is None:
-            raise RuntimeError("files are sent by the runtime only")
         if answer.is_open:
             request.demands |= OPEN
             self.open_answer = answer
@@ -78,8 +83,16 @@ class Answering(Protocol):
         if not answer.files:
             return answer.data + interim
         for part in answer.files:
-            self.send_file(part)  # type: ignore[misc]
+            self.send_file(part)
         return answer.data  # the 100 would come before the file; who expects it does not wait for ever
+
+    def open_file(self, file: File) -> FileFacts | None:
+        """None when there is none. For a subclass of the runtime's, as send_file is."""
+        raise RuntimeError("files are sent by the runtime only")
+
+    def send_file(self, part: FilePart) -> None:
+        """Takes what follows the bytes that encode() is about to return."""
+        raise RuntimeError("files are sent by the runtime only")
 
     def _go_on(self, message: Chunk | ServerSentEvents) -> bytes:
         """More of an open answer."""

@@ -61,8 +61,12 @@ class Protocol:
 
     name: ClassVar[str] = ""
     """The scheme, as status shows it."""
-    replies: ClassVar[bool] = False
+    replies: bool = False
     """True: ``take_replies`` must be asked after every feed."""
+    has_deadlines: ClassVar[bool] = False
+    """True: ``waits_for`` says what is unfinished, and the runtime bounds how long it may take."""
+    upgrades: bool = False
+    """True: a message may ask for another protocol, see worker/upgrade.py."""
     tail: ClassVar[bytes | None] = None
     """Not None: a str goes out in UTF-8 with this behind it, so that send() need not ask ``encode`` (0.06 us each).
     A subclass with an ``encode`` of its own has none unless it says so."""
@@ -117,6 +121,11 @@ class Protocol:
 
     def wind_down(self) -> None:
         """The connection is to end after what is in hand: the protocol may tell the peer so with the next answer."""
+
+    def answer_to(self, error: BaseException) -> Any:
+        """What the peer is told when a handler found its message wrong, and raised ``error``; None when that is no
+        such error, but the handler's own failure."""
+        return None
 
     def farewell(self, reason: CloseReason) -> bytes:
         """The last words when we end the connection for ``reason``, once; b"" when there are none."""

@@ -17,13 +17,15 @@ import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from http import HTTPStatus
-from typing import Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
 from workermand.errors import ProtocolError, WorkermandError
 from workermand.protocols import deflate as extension
+from workermand.protocols.base import MAX_PACKAGE
 from workermand.protocols.deflate import Deflate, Terms
+from workermand.protocols.http import Http
 
 Headers = Iterable[tuple[str, str]]
 
@@ -35,6 +37,18 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 OURS: Final = frozenset({"upgrade", "connection", "sec-websocket-accept", "sec-websocket-extensions", "content-length",
                          "transfer-encoding", "sec-websocket-key", "sec-websocket-version", "host"})  # fmt: skip
 """Headers that nobody may add: the handshake is made of them, or would break by them."""
+
+
+class Upgrading(Http):
+    """What a websocket listener reads first."""
+
+    __slots__ = ()
+
+    name: ClassVar[str] = "websocket"
+
+    def __init__(self, max_package: int = MAX_PACKAGE, **settings: Any) -> None:
+        """As Http."""
+        super().__init__(max_package, **{**settings, "upgrades": True})
 
 
 class Refusal(WorkermandError):

@@ -99,7 +99,7 @@ class Http(Answering):
     )
 
     name: ClassVar[str] = "http"
-    replies: ClassVar[bool] = True
+    has_deadlines: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -193,6 +193,11 @@ class Http(Answering):
     def is_waited_for(self) -> bool:
         return self._part == "body" and not self._received
 
+    @property
+    def replies(self) -> bool:  # type: ignore[override]
+        """With a connection a 100 is sent at once."""
+        return self.connection is None
+
     def take_replies(self) -> bytes:
         if not self._continue:
             return b""
@@ -222,6 +227,8 @@ class Http(Answering):
         self._left = 1 if last is None or last is self.request else 0
 
     def farewell(self, reason: CloseReason) -> bytes:
+        if reason is CloseReason.HANDLER_ERROR and self.owed and self.open_answer is None:
+            return answers.error(500, "the server has failed", head_only=bool(self.owed[0].demands & HEAD))
         if self.owed or reason not in (CloseReason.HEADER_TIMEOUT, CloseReason.BODY_TIMEOUT):
             return b""
         return answers.error(408, f"the {self._part or 'head'} of the request took too long")
@@ -240,6 +247,8 @@ class Http(Answering):
         messages, self.messages = self.messages, NOTHING
         self.owed.extend(messages)
         self._left -= len(messages)
+        if self._continue and self.connection is not None and (interim := self.take_replies()):
+            self.connection.send(interim, raw=True)
         return messages
 
     def _step(self, data: bytes, at: int) -> int:

@@ -14,10 +14,12 @@ from workermand.errors import LoadError
 from workermand.protocols.base import Protocol
 from workermand.protocols.custom import adapt
 from workermand.protocols.frame import Frame
+from workermand.protocols.handshake import Upgrading
+from workermand.protocols.http import Http
 from workermand.protocols.raw import Raw
 from workermand.protocols.text import Text
 
-BUILT_IN: dict[str, type[Protocol]] = {cls.name: cls for cls in (Raw, Text, Frame)}
+BUILT_IN: dict[str, type[Protocol]] = {cls.name: cls for cls in (Raw, Text, Frame, Http, Upgrading)}
 
 
 def resolve(name: str, schemes: Mapping[str, str]) -> type[Protocol]:

@@ -8,9 +8,9 @@ of our own; the first frame that is anything else, and all behind it, go through
 now is data, a frozenset: one between two messages, one within a fragmented message. A frame is looked at when it is
 whole, its header before that: what is too long is refused before it is there. UTF-8 is checked fragment by fragment.
 
-Control frames overtake the messages that are not delivered yet, unless the runtime sets ``on_control(messages,
-event)``, which it is then called with: it delivers ``messages``, those before the event in this chunk, empties the
-list, and answers a ping itself. Without it pings are answered by ``take_replies``. A Close ends the input: feed raises
+Control frames overtake the messages that are not delivered yet, unless a subclass, the runtime's, has
+``on_control(messages, event)``: that delivers ``messages``, those before the event in this chunk, empties the list, and
+answers a ping itself. Without it pings are answered by ``take_replies``. A Close ends the input: feed raises
 EndOfInput, whose farewell is the Close that answers it.
 """
 
@@ -73,8 +73,9 @@ CODES = {
     CloseReason.PROTOCOL_ERROR: CloseCode.PROTOCOL_ERROR,
     CloseReason.PACKAGE_TOO_BIG: CloseCode.TOO_BIG,
     CloseReason.HANDLER_ERROR: CloseCode.INTERNAL_ERROR,
-    CloseReason.DRAINED: CloseCode.RESTART,
-    CloseReason.DRAIN_DEADLINE: CloseCode.RESTART,
+    CloseReason.RELOADED: CloseCode.RESTART,
+    CloseReason.DRAINED: CloseCode.GOING_AWAY,
+    CloseReason.DRAIN_DEADLINE: CloseCode.GOING_AWAY,
 }
 """What we say when it is us who end it; for any other reason nothing."""
 
@@ -130,12 +131,11 @@ class WebSocket(Protocol):
         "client",
         "max_fragments",
         "max_frame",
-        "on_control",
     )
 
     name: ClassVar[str] = "websocket"
-    replies: ClassVar[bool] = True
-    """Not once on_control is set."""
+    on_control: Callable[[list[Any], Ping | Pong | Close], object] | None = None
+    """For a subclass."""
 
     def __init__(
         self,
@@ -150,7 +150,6 @@ class WebSocket(Protocol):
         self.client = client
         self.max_frame = max(max_frame, SHORT) if max_frame else UNLIMITED
         self.max_fragments = max_fragments
-        self.on_control: Callable[[list[Any], Ping | Pong | Close], object] | None = None
         self._deflate = Codec(deflate) if deflate else None
         self._mask_bit = 0 if client else MASKED
         self._held: bytes | bytearray = b""
@@ -321,6 +320,10 @@ class WebSocket(Protocol):
         return ()
 
     @property
+    def replies(self) -> bool:  # type: ignore[override]
+        return self.on_control is None
+
+    @property
     def buffered(self) -> int:
         return len(self._held) + (max(1, self._unfinished.size) if self._unfinished is not None else 0)
 
@@ -364,8 +367,7 @@ class WebSocket(Protocol):
 
     @websocket_type.setter
     def websocket_type(self, which: int | None) -> None:
-        if which not in (None, BINARY_TYPE_BLOB, BINARY_TYPE_ARRAYBUFFER):
-            raise ValueError("websocket_type must be BINARY_TYPE_BLOB, BINARY_TYPE_ARRAYBUFFER or None")
+        check_type(which)
         self._type = which
         self._heads = BINARY_HEADS if which == BINARY_TYPE_ARRAYBUFFER else TEXT_HEADS
 
@@ -416,6 +418,12 @@ class WebSocket(Protocol):
         if len(payload) >= SHORT:
             raise ValueError("a Ping or Pong holds 125 bytes at most, the reason of a Close 123")
         return frame(first, payload, self.client)
+
+
+def check_type(which: int | None) -> None:
+    """Raises ValueError for what is no websocket_type."""
+    if which not in (None, BINARY_TYPE_BLOB, BINARY_TYPE_ARRAYBUFFER):
+        raise ValueError("websocket_type must be BINARY_TYPE_BLOB, BINARY_TYPE_ARRAYBUFFER or None")
 
 
 def _long(data: bytes, start: int, end: int) -> int:

@@ -25,6 +25,11 @@ class Callbacks:
     on_error: Callback | None
     on_buffer_full: Callback | None
     on_buffer_drain: Callback | None
+    on_websocket_connect: Callback | None
+    on_websocket_connected: Callback | None
+    on_websocket_ping: Callback | None
+    on_websocket_pong: Callback | None
+    on_websocket_close: Callback | None
     asynchronous: frozenset[str]
     """The names of those that are ``async def``."""
 

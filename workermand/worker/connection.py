@@ -16,6 +16,7 @@ from workermand.link import ConnectionRow
 from workermand.protocols import registry
 from workermand.protocols.base import UNLIMITED, Protocol, as_bytes
 from workermand.protocols.custom import adapt
+from workermand.protocols.websocket import WebSocket, check_type
 from workermand.worker import intake
 from workermand.worker.callbacks import Callbacks
 from workermand.worker.handlers import CONNECTION_CALLBACKS, unknown
@@ -24,6 +25,7 @@ from workermand.worker.wire import Wire
 
 if TYPE_CHECKING:
     from workermand.worker.listener import Listener
+    from workermand.worker.upgrade import Handshake
     from workermand.worker.worker import Worker
 
 __all__ = ["Connection", "ConnectionStatus"]
@@ -45,9 +47,9 @@ class _Callback:
 class Connection:
     """One client (Workerman's TcpConnection). Process: the child; thread: the one that runs the loop.
 
-    ``on_connect``, ``on_message(connection, data)``, ``on_close``, ``on_error(connection, code, message)``,
-    ``on_buffer_full`` and ``on_buffer_drain`` may be assigned, and hold for this connection alone; reading one gives
-    what is in force. Unknown ``on_*`` names raise AttributeError. Every other attribute is yours.
+    ``on_connect``, ``on_message(connection, data)`` and the other callbacks may be assigned, and hold for this one
+    alone; reading one gives what is in force. Unknown ``on_*`` names raise AttributeError. Every other attribute is
+    yours.
     """
 
     __slots__ = ("__dict__", "__weakref__", "callbacks", "context", "id", "wire", "worker")
@@ -58,9 +60,17 @@ class Connection:
     on_error = _Callback()
     on_buffer_full = _Callback()
     on_buffer_drain = _Callback()
+    on_websocket_connect = _Callback()
+    on_websocket_connected = _Callback()
+    on_websocket_ping = _Callback()
+    on_websocket_pong = _Callback()
+    on_websocket_close = _Callback()
 
     linger_timeout: float = 1.0
     """Seconds that end() waits for the peer's end."""
+    handshake: Handshake | None = None
+    """While on_websocket_connect is at work: what it may decide."""
+    _websocket_type: int | None = None
     error_handler: Callable[[BaseException], object] | None = None
     """Gets what a callback of this connection has raised, once it is logged and counted; the connection then lives on.
     None: it is closed."""
@@ -197,6 +207,19 @@ class Connection:
             made_of = protocol if issubclass(protocol, Protocol) else adapt(protocol, protocol.__name__)
             protocol = made_of(self.max_package_size)
         intake.swap(self.wire, protocol)
+
+    @property
+    def websocket_type(self) -> int | None:
+        """None: a str goes out as a text frame, bytes as a binary one. Else all goes out as BINARY_TYPE_BLOB (text) or
+        as BINARY_TYPE_ARRAYBUFFER (binary). It may be set before the upgrade. ValueError for anything else."""
+        return self._websocket_type
+
+    @websocket_type.setter
+    def websocket_type(self, which: int | None) -> None:
+        check_type(which)
+        self._websocket_type = which
+        if isinstance(self.wire.protocol, WebSocket):
+            self.wire.protocol.websocket_type = which
 
     @property
     def max_package_size(self) -> int:

@@ -11,6 +11,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -26,11 +27,17 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "on_error": ("connection", "code", "message"),
     "on_buffer_full": ("connection",),
     "on_buffer_drain": ("connection",),
+    "on_websocket_connect": ("connection", "request"),
+    "on_websocket_connected": ("connection", "request"),
+    "on_websocket_ping": ("connection", "data"),
+    "on_websocket_pong": ("connection", "data"),
+    "on_websocket_close": ("connection", "code", "reason"),
 }
 """Every callback and what it is called with, by position."""
 
 CALLBACKS: dict[str, int] = {name: len(parameters) for name, parameters in PARAMETERS.items()}
 CONNECTION_CALLBACKS = tuple(name for name in CALLBACKS if not name.startswith("on_worker_"))
+_websocket = operator.attrgetter(*[name for name in CALLBACKS if name.startswith("on_websocket_")])
 
 Callback = Callable[..., Any]
 
@@ -49,6 +56,11 @@ class Handlers:
     on_error: Callback | None
     on_buffer_full: Callback | None
     on_buffer_drain: Callback | None
+    on_websocket_connect: Callback | None
+    on_websocket_connected: Callback | None
+    on_websocket_ping: Callback | None
+    on_websocket_pong: Callback | None
+    on_websocket_close: Callback | None
 
     def __init__(self, owner: object = None) -> None:
         """Takes the ``on_*`` attributes of ``owner``, a module or an object. Raises LoadError."""
@@ -62,6 +74,11 @@ class Handlers:
                 self.assign(name, value)
             elif callable(value):
                 raise LoadError(f"{unknown(name)} (in {_name_of(owner)})")
+
+    @property
+    def have_websocket(self) -> bool:
+        """There is an on_websocket_*: connections that speak HTTP may be upgraded."""
+        return any(_websocket(self))
 
     def assign(self, name: str, callback: Callback | None) -> None:
         """Sets one callback. Raises AttributeError for an unknown name, LoadError for one that cannot be called so."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from workermand.protocols.base import Protocol
 from workermand.worker import intake
 from workermand.worker.callbacks import Callbacks
+from workermand.worker.handlers import is_async
 
 if TYPE_CHECKING:
     from workermand.worker.connection import Connection
@@ -31,7 +32,7 @@ AsyncCallback = Callable[..., Awaitable[object]]
 
 
 async def _call(callback: Callable[..., object], *arguments: object) -> None:
-    """A sync on_message that has to wait for an async on_connect."""
+    """A sync callback that has to wait for an async one."""
     callback(*arguments)
 
 
@@ -90,17 +91,18 @@ class Inbox(Coroutine[Any, Any, None]):
         """A message for on_message."""
         try:
             size = len(message)
-        except TypeError:  # what a custom protocol makes of its bytes
-            size = 0
+        except TypeError:  # an http Request, or what a custom protocol makes of its bytes
+            size = len(getattr(message, "raw_body", b""))
         self._bytes += size
         self._queue.append(("on_message", self._on_message, (connection, message), size))
         if self.is_full:
             intake.regulate(self._wire)
         self.wake()
 
-    def add(self, name: str, callback: AsyncCallback, connection: Connection) -> None:
-        """on_connect or on_close."""
-        self._queue.append((name, callback, (connection,), 0))
+    def add(self, name: str, callback: Callable[..., Any], connection: Connection, *arguments: object) -> None:
+        """Another callback that must keep to the order: on_connect, on_close, those of a WebSocket."""
+        waiting = callback if is_async(callback) else functools.partial(_call, callback)
+        self._queue.append((name, waiting, (connection, *arguments), 0))
         self.wake()
 
     def take_back(self) -> list[Any]:

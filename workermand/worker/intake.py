@@ -6,18 +6,19 @@ The plain case stands in Wire.data_received and pays for nothing here. What is n
     feed      the protocol's own; feed_by_steps (a protocol that answers by itself, or reads one message at a time);
               ignore (the input is over)
     deliver   the handler's on_message; the inbox (async); hold (paused, or the protocol was swapped in this turn);
-              discard (nobody listens)
+              upgrade.receive (http that may become a WebSocket); discard (nobody listens)
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from workermand.errors import EndOfInput, ProtocolError
 from workermand.protocols.base import Protocol
+from workermand.worker import upgrade
 from workermand.worker.status import CLOSED, ESTABLISHED
 
 if TYPE_CHECKING:
@@ -32,18 +33,28 @@ logger = logging.getLogger(__name__)
 
 def route(wire: Wire) -> None:
     """Decides where messages go. To be called when anything changes that it looks at."""
+    wire.deliver = _destination(wire)
+    if wire.protocol.upgrades and wire.status is ESTABLISHED and wire.deliver is not hold:
+        wire.deliver = upgrade.receive
+
+
+def _destination(wire: Wire) -> Callable[[Connection, Any], object]:
     callbacks = wire.connection.callbacks
     if wire.status is not ESTABLISHED or callbacks.on_message is None:
-        wire.deliver = discard
-    elif wire.inbox is not None:
+        return discard
+    if wire.inbox is not None:
         wire.inbox.use(callbacks)
-        wire.deliver = wire.inbox.put
-    elif wire.paused or wire.former is not None:
-        wire.deliver = hold
-    elif "on_message" in callbacks.asynchronous:
-        wire.deliver = put_first
-    else:
-        wire.deliver = callbacks.on_message
+        return wire.inbox.put
+    if wire.paused or wire.former is not None:
+        return hold
+    if "on_message" in callbacks.asynchronous:
+        return put_first
+    return callbacks.on_message
+
+
+def pass_on(connection: Connection, message: Any) -> None:
+    """What an upgrade has looked at, and was none."""
+    _destination(connection.wire)(connection, message)
 
 
 def discard(connection: Connection, message: Any) -> None:
@@ -140,12 +151,12 @@ def lose_inbox(wire: Wire) -> None:
 def use(wire: Wire, protocol: Protocol) -> None:
     """``protocol`` reads and encodes from here on."""
     _write_with(wire, protocol)
+    if protocol.wants_connection:
+        protocol.connection = wire.connection  # type: ignore[attr-defined]
     if protocol.stepwise or protocol.replies:
         wire.feed = functools.partial(feed_by_steps, wire)
     else:
         wire.feed = protocol.feed
-    if protocol.wants_connection:
-        protocol.connection = wire.connection  # type: ignore[attr-defined]
     if wire.inbox is not None:
         wire.inbox.bound_by(protocol)
 
@@ -223,6 +234,7 @@ def swap(wire: Wire, protocol: Protocol) -> None:
     undelivered, wire.held = wire.held or [], None
     if wire.inbox is not None:
         undelivered = wire.inbox.take_back()
+    route(wire)
     wire.turn(_refeed, wire, former, undelivered, b"")
 
 

@@ -11,9 +11,11 @@ import asyncio
 import random
 import resource
 from collections.abc import Callable
+from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from workermand.errors import CloseReason
+from workermand.http import answers
 from workermand.link import Status
 from workermand.spec import Limits
 
@@ -63,6 +65,7 @@ class Janitor:
         self._quota = Quota(worker.limits)
 
     def start(self) -> None:
+        answers.set_date(formatdate(usegmt=True).encode())
         self._next += PERIOD
         self._loop.call_at(self._next, self._sweep)
 
@@ -92,6 +95,7 @@ class Janitor:
         self._next += PERIOD * (1 + int(self._lag / PERIOD))
         self._loop.call_at(self._next, self._sweep)
         self._sweeps += 1
+        answers.set_date(formatdate(usegmt=True).encode())
         self._flush()
         self._close_stalled(now)
         self._close_idle(now)

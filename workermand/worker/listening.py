@@ -17,7 +17,7 @@ from workermand.errors import ControlError
 from workermand.link import Listen, Unlisten
 from workermand.protocols import registry
 from workermand.spec import ListenSpec, ServerSpec
-from workermand.worker import handlers
+from workermand.worker import handlers, web
 from workermand.worker.datagram import DatagramListener
 from workermand.worker.handlers import Handlers
 from workermand.worker.listener import Listener
@@ -62,7 +62,8 @@ class Listeners:
         """Raises LoadError when there is no such protocol."""
         kind = DatagramListener if listen.transport == "udp" else Listener
         factory = registry.resolve(listen.protocol, self._server.protocols)
-        listener = kind(self._worker, listen, socks, factory, callbacks)
+        made = web.serve(factory, self._worker, callbacks or self._worker.handlers)
+        listener = kind(self._worker, listen, socks, made, callbacks)
         self._listeners.append(listener)
         if self._state is State.ACCEPTING:
             listener.start()

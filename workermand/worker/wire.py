@@ -132,6 +132,8 @@ class Wire(asyncio.Protocol):
         self.status = ESTABLISHED
         self.mark = min(SPILL, self.max_send_buffer_size)
         self.worker.connections[self.number] = self.connection
+        if self.protocol.has_deadlines:
+            self.worker.reading.add(self.connection)
         self.stats.accepted += 1
         intake.route(self)
         callbacks = self.connection.callbacks
@@ -203,6 +205,7 @@ class Wire(asyncio.Protocol):
             self.fire("on_error", SendError.SEND_FAIL, "client closed")
         self._become(CLOSED, reason)
         self.worker.stalled.discard(self.connection)
+        self.worker.reading.discard(self.connection)
         if self.linger is not None:
             self.linger.cancel()
         callbacks = self.connection.callbacks
@@ -298,6 +301,13 @@ class Wire(asyncio.Protocol):
         if out:
             self.write(b"".join(out))
 
+    def attempt(self, name: str, work: Callable[..., object], *args: object) -> None:
+        """Runs what calls the callback ``name``."""
+        try:
+            work(*args)
+        except BaseException as error:
+            self.failed(name, error)
+
     def fire(self, name: str, *args: object) -> None:
         """Runs a callback other than on_message, if there is one."""
         self._call(name, self.connection, *args)
@@ -305,6 +315,9 @@ class Wire(asyncio.Protocol):
     def failed(self, where: str, error: BaseException, connection: Connection | None = None) -> None:
         """A handler's exception ends its connection, and nothing else; unless it has an error_handler."""
         connection = connection or self.connection
+        if (answer := self.protocol.answer_to(error)) is not None:
+            connection.send(answer)
+            return
         self.worker.failed(where, connection, error)
         try:
             if connection.error_handler is not None:

@@ -12,9 +12,13 @@ import collections
 import logging
 import os
 import typing
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from workermand.errors import CloseReason
+from workermand.http.request import networks
+from workermand.protocols.answering import Answering
+from workermand.protocols.websocket import Prepared, WebSocket
 from workermand.spec import WorkerSpec
 from workermand.worker import guard, handlers
 from workermand.worker.handlers import Handlers
@@ -89,7 +93,9 @@ class Worker:
         """The clients of this process, by the number each got when it was accepted."""
         self.stats = Stats(self.connections)
         self.stalled: set[Connection] = set()
-        """Connections with unsent bytes: the only ones that the janitor examines for a write stall."""
+        """Connections with unsent bytes: the only ones that are examined for a write stall."""
+        self.reading: set[Connection] = set()
+        """Connections that may have half a request: the only ones that are examined for its deadlines."""
         self.handlers = handlers or Handlers()
         self.loop = loop or asyncio.get_running_loop()
         self._runtime: Runtime | None = None
@@ -107,6 +113,10 @@ class Worker:
         self.timeouts = spec.timeouts
         self.keepalive = spec.keepalive
         self.tcp_nodelay = spec.tcp_nodelay
+        self.gzip = spec.gzip
+        self.websocket = spec.websocket
+        self.heartbeat = spec.heartbeat
+        self.trusted_proxies = networks(spec.trusted_proxies)
 
     def __repr__(self) -> str:
         return f"<Worker {self.name}#{self.id} pid {self.pid}>"
@@ -125,6 +135,24 @@ class Worker:
         raise AttributeError(f"{self!r} has no attribute {name!r}")
 
     # ------------------------------------------------------------------ for handlers
+
+    def broadcast(self, message: Any, exclude: Iterable[Connection] = ()) -> int:
+        """Sends ``message`` to every client of this process but those of ``exclude``; to WebSockets it is encoded once.
+        How many took it: a slow one whose buffer is full does not. HTTP connections get nothing, for none of them asked
+        for it."""
+        excluded = set(exclude)
+        prepared: Prepared | None = None
+        taken = 0
+        for connection in list(self.connections.values()):
+            protocol = connection.wire.protocol
+            if connection in excluded or isinstance(protocol, Answering):
+                continue
+            if isinstance(protocol, WebSocket):
+                prepared = prepared or Prepared(message)
+                taken += connection.send(prepared) is not False
+            else:
+                taken += connection.send(message) is not False
+        return taken
 
     def stop(self) -> None:
         """Ends this process alone: it accepts no more, drains, and the master starts another in its place. Returns at
