@@ -21,12 +21,17 @@ LONG = 1000.0
 class Connection:
     """Says what it was told, and ends when the test or an abort() says so."""
 
-    def __init__(self, worker: Worker, *, between: bool = True) -> None:
+    def __init__(self, worker: Worker, *, between: bool = True, moves: str = "") -> None:
         self.worker = worker
         self.number = worker.next_connection_id()
         worker.connections[self.number] = self  # type: ignore[assignment]
         self.between_messages = between
+        self.moves = moves
+        self.bytes_read = 0
         self.told: list[str] = []
+
+    def wind_down(self) -> None:
+        self.told.append("wind down")
 
     def finish(self, reason: CloseReason) -> None:
         self.told.append(f"finish: {reason}")
@@ -98,6 +103,31 @@ def test_retire_waits_for_connections_to_end_by_themselves(scene: Scene) -> None
     two.end()
     assert scene.drain.done.done()
     assert one.told == two.told == []
+
+
+def test_retire_closes_http_connections_once_they_are_quiet(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain_module, "QUIET", 0.01)
+    quiet, talking = (Connection(scene.worker, moves="at once") for _ in range(2))
+    scene.drain.started()
+    scene.drain.begin("retire", LONG, "retire")
+    assert quiet.told == talking.told == ["wind down"]
+    talking.bytes_read += 1
+    scene.loop.run_until_complete(asyncio.sleep(0.02))
+    assert quiet.told == ["wind down", "finish: reloaded"]
+    assert talking.told == ["wind down"], "its next answer is its last"
+
+
+def test_retire_closes_websockets_in_turn(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain_module, "SLICE", 0.01)
+    sockets = [Connection(scene.worker, moves="in turn") for _ in range(10)]
+    scene.drain.started()
+    scene.drain.begin("retire", 0.06, "retire")  # four slices
+    told = [sum(map(len, (socket.told for socket in sockets)))]
+    while told[-1] < 10:
+        scene.loop.run_until_complete(asyncio.sleep(0.005))
+        told.append(sum(map(len, (socket.told for socket in sockets))))
+    assert told[0] == 3
+    assert all(socket.told == ["finish: reloaded"] for socket in sockets)
 
 
 def test_drain_asks_each_to_finish(scene: Scene) -> None:

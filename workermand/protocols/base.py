@@ -27,7 +27,7 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn
 
 from workermand.errors import CloseReason, ProtocolError
 
@@ -65,6 +65,9 @@ class Protocol:
     """True: ``take_replies`` must be asked after every feed."""
     has_deadlines: ClassVar[bool] = False
     """True: ``waits_for`` says what is unfinished, and the runtime bounds how long it may take."""
+    moves: ClassVar[Literal["", "at once", "in turn"]] = ""
+    """Whether a client can be told that this process is to be replaced, and when it then comes back. "": it cannot,
+    and stays as long as it may."""
     upgrades: bool = False
     """True: a message may ask for another protocol, see worker/upgrade.py."""
     tail: ClassVar[bytes | None] = None

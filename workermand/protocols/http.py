@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 from httptools import (
     HttpParserError,
@@ -100,6 +100,7 @@ class Http(Answering):
 
     name: ClassVar[str] = "http"
     has_deadlines: ClassVar[bool] = True
+    moves: ClassVar[Literal["", "at once", "in turn"]] = "at once"
 
     def __init__(
         self,
@@ -231,7 +232,7 @@ class Http(Answering):
             return answers.error(500, "the server has failed", head_only=bool(self.owed[0].demands & HEAD))
         if self.owed or reason not in (CloseReason.HEADER_TIMEOUT, CloseReason.BODY_TIMEOUT):
             return b""
-        return answers.error(408, f"the {self._part or 'head'} of the request took too long")
+        return answers.error(408, f"the {self._part} of the request took too long") if self._part else b""
 
     def _by_parts(self, data: bytes) -> list[Any]:
         at, size = 0, len(data)

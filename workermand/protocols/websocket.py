@@ -19,7 +19,7 @@ from __future__ import annotations
 import codecs
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Final, NoReturn
+from typing import Any, ClassVar, Final, Literal, NoReturn
 
 from workermand.errors import CloseReason, EndOfInput, ProtocolError
 from workermand.protocols.base import MAX_PACKAGE, UNLIMITED, Protocol
@@ -134,6 +134,7 @@ class WebSocket(Protocol):
     )
 
     name: ClassVar[str] = "websocket"
+    moves: ClassVar[Literal["", "at once", "in turn"]] = "in turn"
     on_control: Callable[[list[Any], Ping | Pong | Close], object] | None = None
     """For a subclass."""
 

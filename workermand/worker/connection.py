@@ -360,6 +360,34 @@ class Connection:
         return self.wire.is_between_messages and not self.wire.unsent
 
     @property
+    def has_deadlines(self) -> bool:
+        """It speaks HTTP: its requests must come to an end."""
+        return self.wire.protocol.has_deadlines
+
+    @property
+    def unfinished(self) -> str:
+        """What is missing of a request: "head" (the first may not have begun), "body", or ""."""
+        wire = self.wire
+        if wire.status is not ConnectionStatus.ESTABLISHED or not wire.protocol.has_deadlines:
+            return ""
+        return wire.protocol.waits_for or ("" if wire.had_message else "head")
+
+    @property
+    def is_held(self) -> bool:
+        """It is not read at present, by our own choice."""
+        wire = self.wire
+        return wire.paused or (wire.inbox is not None and wire.inbox.is_full)
+
+    @property
+    def moves(self) -> str:
+        """See Protocol.moves."""
+        return self.wire.protocol.moves
+
+    def wind_down(self) -> None:
+        """The client is told with the next answer that it is the last one."""
+        self.wire.protocol.wind_down()
+
+    @property
     def is_waiting_for_handler(self) -> bool:
         """An async handler is at work, or has messages waiting."""
         return self.wire.is_waiting_for_handler

@@ -14,13 +14,12 @@ from collections.abc import Callable
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
-from workermand.errors import CloseReason
 from workermand.http import answers
 from workermand.link import Status
 from workermand.spec import Limits
+from workermand.worker.deadlines import Deadlines
 
 if TYPE_CHECKING:
-    from workermand.worker.connection import Connection
     from workermand.worker.listening import Listeners
     from workermand.worker.timer import Timers
     from workermand.worker.worker import Worker
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 PERIOD = 1.0
 MEMORY_EVERY = 10
 """Sweeps between looks at our memory."""
-IDLE_LOOKS = 10
-"""Looks within timeouts.idle: how exact it is, against what a look at every connection costs."""
 JITTER = 0.1
 """So that the children of a worker, started together and equally busy, are not replaced together."""
 
@@ -57,11 +54,7 @@ class Janitor:
         self._next = loop.time()
         self._sweeps = 0
         self._lag = 0.0
-        self._heard: dict[Connection, tuple[int, float]] = {}
-        """Connection -> its bytes_read, and since when it has had no more; kept only with timeouts.idle."""
-        self._sent: dict[Connection, tuple[int, float]] = {}
-        """The same for what the kernel took of a stalled connection."""
-        self._next_idle_look = 0.0
+        self._deadlines = Deadlines(worker)
         self._quota = Quota(worker.limits)
 
     def start(self) -> None:
@@ -97,41 +90,10 @@ class Janitor:
         self._sweeps += 1
         answers.set_date(formatdate(usegmt=True).encode())
         self._flush()
-        self._close_stalled(now)
-        self._close_idle(now)
+        self._deadlines.sweep(now)
         self._tell(self.status())
         if reason := self._quota.exceeded(self._worker.stats.total_request, look=self._sweeps % MEMORY_EVERY == 0):
             self._recycle(reason)
-
-    def _close_stalled(self, now: float) -> None:
-        """A client that reads nothing must not keep its buffer for ever."""
-        limit = self._worker.timeouts.write_stall
-        stalled = self._worker.stalled
-        if not limit or not stalled:
-            self._sent.clear()
-            return
-        self._sent = {connection: _since(self._sent.get(connection), _taken(connection), now) for connection in stalled}
-        for connection, (_bytes, since) in self._sent.items():
-            if now - since >= limit:
-                connection.abort(CloseReason.WRITE_STALL)
-
-    def _close_idle(self, now: float) -> None:
-        limit = self._worker.timeouts.idle
-        if not limit:
-            self._heard.clear()
-            return
-        if now < self._next_idle_look:
-            return
-        self._next_idle_look = now + limit / IDLE_LOOKS
-        heard = {}
-        for connection in self._worker.connections.values():
-            # One whose answer is being worked on is not idle, however long that takes.
-            before = None if connection.is_waiting_for_handler else self._heard.get(connection)
-            heard[connection] = _since(before, connection.bytes_read, now)
-        self._heard = heard
-        for connection, (_bytes, since) in heard.items():
-            if now - since >= limit:
-                connection.close_lingering(CloseReason.IDLE)
 
 
 class Quota:
@@ -158,13 +120,3 @@ def resident_memory() -> int:
     with open("/proc/self/statm", "rb") as statm:
         pages = int(statm.read().split()[1])
     return pages * resource.getpagesize()
-
-
-def _taken(connection: Connection) -> int:
-    """Bytes the kernel has taken."""
-    return connection.bytes_written - connection.get_send_buffer_size()
-
-
-def _since(before: tuple[int, float] | None, count: int, now: float) -> tuple[int, float]:
-    """The count, and since when it has stood there."""
-    return before if before is not None and before[0] == count else (count, now)
