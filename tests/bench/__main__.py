@@ -27,7 +27,10 @@ from tests.conftest import wait_until
 from workermand.testing import RunningServer, running_server
 
 HERE = Path(__file__).parent
-HANDLER = {"bench.py": "def on_message(connection, data):\n    connection.send(data)\n"}
+HANDLER = {
+    "bench.py": "def on_message(connection, data):\n    connection.send(data)\n",
+    "hello.py": "def on_message(connection, request):\n    connection.send('hello')\n",
+}
 WEIGHED = {
     "weighed.py": """
 with open("/proc/self/smaps_rollup") as lines:
@@ -76,9 +79,12 @@ def cpu(pid: int) -> float:
     return sum(times.user + times.system for times in (process.cpu_times() for process in family(pid)))
 
 
-def echo(count: int = 1) -> contextlib.AbstractContextManager[RunningServer]:
-    """Ours: a text echo in ``count`` processes. It has every address of this machine: see shortconn.c."""
-    return running_server("bench", files=HANDLER, listen="text://0.0.0.0:0", count=count)
+def echo(count: int = 1, scheme: str = "text") -> contextlib.AbstractContextManager[RunningServer]:
+    """Ours: an echo in ``count`` processes, over http a greeting. It has every address of this machine: see
+    shortconn.c."""
+    limits = {"http": {"requests": 0}}
+    handler = "hello" if scheme == "http" else "bench"
+    return running_server(handler, files=HANDLER, listen=f"{scheme}://0.0.0.0:0", count=count, limits=limits)
 
 
 def children_of(server: RunningServer) -> list[psutil.Process]:
@@ -118,38 +124,56 @@ def cost(pid: int, port: int, program: str, words: list[object], seconds: float)
     return (cpu(pid) - before) * 1e6 / count
 
 
-def beside_c(program: str, words: list[object], rounds: int, seconds: float) -> str:
+Words = list[object]
+"""The arguments of a client program."""
+
+
+def beside_c(program: str, c_words: Words, words: Words, args: argparse.Namespace, scheme: str = "text") -> str:
     """Ours and C's in turn."""
-    with echo() as server:
+    with echo(scheme=scheme) as server:
         pin(server.pid, SERVERS)
-        return in_turn(server.pid, server.port, program, words, rounds, seconds)
+        return in_turn(server.pid, server.port, program, c_words, words, args)
 
 
-def in_turn(pid: int, port: int, program: str, words: list[object], rounds: int, seconds: float) -> str:
+def in_turn(pid: int, port: int, program: str, c_words: Words, words: Words, args: argparse.Namespace) -> str:
     with c_echo() as c, clients_on_a_core_of_their_own():
-        pairs = [(cost(*c, program, words, seconds), cost(pid, port, program, words, seconds)) for _ in range(rounds)]
+        pairs = [
+            (cost(*c, program, c_words, args.seconds), cost(pid, port, program, words, args.seconds))
+            for _ in range(args.rounds)
+        ]
     limit, ours = (statistics.median(side) for side in zip(*pairs, strict=True))
     return f"{ours / limit:.2f} x C ({ours:.2f} us, C {limit:.2f} us)"
 
 
 def message(args: argparse.Namespace) -> Row:
-    measured = beside_c("loadgen", [64, 1], args.rounds, args.seconds)
+    measured = beside_c("loadgen", ["text", 64, 1], ["text", 64, 1], args)
     return "CPU per message, 64 connections, 1 in flight", measured, "1.4 x C"
 
 
 def burst(args: argparse.Namespace) -> Row:
-    measured = beside_c("loadgen", [64, 16], args.rounds, args.seconds)
+    measured = beside_c("loadgen", ["text", 64, 16], ["text", 64, 16], args)
     return "CPU per message, 64 connections, 16 in flight", measured, "3.2 x C"
+
+
+def websocket(args: argparse.Namespace) -> Row:
+    one, many = (beside_c("loadgen", ["text", 64, depth], ["ws", 64, depth], args, "websocket") for depth in (1, 16))
+    return "CPU per WebSocket message, 1 and 16 in flight", f"{one}; {many}", "1.5 x C; 4.2 x C"
+
+
+def http(args: argparse.Namespace) -> Row:
+    one, many = (beside_c("loadgen", ["text", 64, depth], ["http", 64, depth], args, "http") for depth in (1, 16))
+    return "CPU per HTTP request, 1 and 16 in flight", f"{one}; {many}", "1.7 x C; 6.5 x C"
 
 
 def floor(args: argparse.Namespace) -> Row:
     with foreign([sys.executable, HERE / "bare.py"]) as (pid, port):
-        one, many = (in_turn(pid, port, "loadgen", [64, depth], args.rounds, args.seconds) for depth in (1, 16))
+        words = [["text", 64, depth] for depth in (1, 16)]
+        one, many = (in_turn(pid, port, "loadgen", each, each, args) for each in words)
     return "the same for uvloop alone, which parses nothing: 1 and 16 in flight", f"{one}; {many}", ""
 
 
 def short(args: argparse.Namespace) -> Row:
-    measured = beside_c("shortconn", [64], args.rounds, args.seconds)
+    measured = beside_c("shortconn", [64], [64], args)
     return "CPU per short connection (connect, one message, close)", measured, ""
 
 
@@ -211,7 +235,9 @@ def status(_: argparse.Namespace) -> Row:
 
 # ---------------------------------------------------------------------------------------------------- the table
 
-MEASURES = {measure.__name__: measure for measure in (message, burst, floor, short, idle, ready, child, status)}
+MEASURES = {
+    measure.__name__: measure for measure in (message, burst, websocket, http, floor, short, idle, ready, child, status)
+}
 
 
 def machine() -> str:
