@@ -59,7 +59,7 @@ class Request(msgspec.Struct, eq=False):
     """Headers as they came: name, value, name, value; a value may have blanks at its end."""
     connection: Any = None
     """The Connection it came on."""
-    trusted: Sequence[Network] = ()
+    trusted: tuple[Network, ...] = ()
     """The proxies that are believed what they say of the client."""
     version: str = "1.1"
     demands: int = 0
@@ -158,6 +158,15 @@ class Request(msgspec.Struct, eq=False):
         """The request line and the headers, with the empty line; blanks before values are one."""
         first = b"%b %b HTTP/%b" % (self.method.encode(), self.target, self.version.encode())
         return b"%b\r\n%b\r\n" % (first, lines_of(self.fields))
+
+    def as_bytes(self) -> bytes:
+        """As it was understood, for whoever reads the connection next: blanks around values are gone, a chunked body
+        is one chunk."""
+        body = self.raw_body
+        if "transfer-encoding" in self.headers:
+            chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            body = b"%b0\r\n%b\r\n" % (chunk, lines_of(self.trailer_fields or []))
+        return self.raw_head + body
 
     # ------------------------------------------------------------------ the body
 

@@ -3,9 +3,10 @@
 httptools (llhttp) parses, policy.py refuses what its grammar lets pass, answers.py writes. Here is what lies between:
 where a request begins and ends in the stream, which limits it meets on the way, and which answers are owed, in order.
 
-Two ways lead in. ``_whole`` is for a chunk that looks like complete GETs and nearly always is: it goes to the parser at
-once, and the callbacks make the Requests. ``_by_parts`` cuts the stream where heads and bodies end, so that every byte
-of an unfinished request is accounted for, whatever the cut. When a guess was wrong, ``_whole`` is undone.
+Two ways lead in. ``feed`` itself takes a chunk that looks like complete GETs and nearly always is: what repeats.py does
+not know goes to the parser at once, and the callbacks make the Requests. ``_by_parts`` cuts the stream where heads and
+bodies end, so that every byte of an unfinished request is accounted for, whatever the cut. When a guess was wrong, it
+is undone.
 
 The callbacks are functions of this module and find their Http in ``_fed``: a parser that held bound methods would keep
 its Http alive and be kept alive by it, on each of ten thousand connections. One process has one thread that feeds.
@@ -28,11 +29,11 @@ from httptools import (
 from workermand.errors import CloseReason, EndOfInput, ProtocolError
 from workermand.http import answers, policy
 from workermand.http.policy import Head, Limits, Refusal
-from workermand.http.request import CLOSE, CONTINUE, HEAD, OLD, Network, Request, lines_of
+from workermand.http.request import CLOSE, CONTINUE, HEAD, OLD, Network, Request
 from workermand.protocols.answering import INTERIM, Answering
 from workermand.protocols.base import MAX_PACKAGE
+from workermand.protocols.repeats import END, recognize, remember
 
-END: Final = b"\r\n\r\n"
 _HARMLESS: Final = (
     b"Accept Accept-Charset Accept-Encoding Accept-Language Authorization Cache-Control Cookie DNT If-Match "
     b"If-Modified-Since If-None-Match If-Range If-Unmodified-Since Origin Pragma Priority Range Referer "
@@ -110,7 +111,7 @@ class Http(Answering):
         requests: int = 10_000,
         upgrades: bool = False,
         gzip: bool = False,
-        trusted: Sequence[Network] = (),
+        trusted: tuple[Network, ...] = (),
     ) -> None:
         super().__init__(max_package, gzip=gzip)
         self.limits = limits or _DEFAULTS
@@ -154,29 +155,36 @@ class Http(Answering):
     # ------------------------------------------------------------------ in
 
     def feed(self, data: bytes) -> list[Any]:
+        if data[-4:] != END or self._part or len(data) > self._whole_up_to:
+            return self._by_parts(data)
+        messages = recognize(data, self._most_fields, self.connection, self.trusted) or self._whole(data)
+        if not messages:
+            return self._by_parts(data)
+        self.owed += messages
+        self._left = left = self._left - len(messages)
+        if left < ENOUGH:
+            self._whole_up_to = 0
+        return messages
+
+    def _whole(self, data: bytes) -> list[Request]:
+        """The requests of ``data`` if they are complete, good GETs, else []."""
         global _fed
+        if data[:4] != b"GET ":
+            return []
         _fed = self
         messages: list[Request] = []
         self.messages = messages
-        if data[-4:] != END or data[:4] != b"GET " or self._part or len(data) > self._whole_up_to:
-            return self._by_parts(data)
-        feed_data = self.feed_data
         try:
-            feed_data(data)
+            self.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             if isinstance(self._cause, _Stop):
                 raise self._end(error) from None
+            self._renew()
+            messages.clear()
         else:
-            self.owed.extend(messages)
-            self._left -= len(messages)
-            self.messages = NOTHING
-            if self._left < ENOUGH:
-                self._whole_up_to = 0
-            return messages
-        # It was no row of complete, good GETs: what the parser made of it is undone.
-        messages.clear()
-        self._renew()
-        return self._by_parts(data)
+            remember(data, messages[-1])
+        self.messages = NOTHING
+        return messages
 
     def feed_eof(self) -> Sequence[Any]:
         self._forget()
@@ -218,7 +226,7 @@ class Http(Answering):
             held += self._body
         self._forget()
         self._part = "upgraded"
-        return b"".join(map(_again, undelivered)) + held
+        return b"".join(request.as_bytes() for request in undelivered) + held
 
     def wind_down(self) -> None:
         self._whole_up_to = 0
@@ -235,6 +243,9 @@ class Http(Answering):
         return answers.error(408, f"the {self._part} of the request took too long") if self._part else b""
 
     def _by_parts(self, data: bytes) -> list[Any]:
+        global _fed
+        _fed = self
+        self.messages = []
         at, size = 0, len(data)
         try:
             while at < size:
@@ -486,12 +497,3 @@ _CALLBACKS = SimpleNamespace(
     on_chunk_header=_on_chunk_header,
     on_chunk_complete=_on_chunk_complete,
 )
-
-
-def _again(request: Request) -> bytes:
-    """A request as bytes."""
-    body = request.raw_body
-    if "transfer-encoding" in request.headers:
-        trailers = lines_of(request.trailer_fields or [])
-        body = (answers.chunk(body, is_chunked=True) if body else b"") + b"0\r\n%b\r\n" % trailers
-    return request.raw_head + body
