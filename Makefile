@@ -47,7 +47,7 @@ imports: $(VENV)/.tests
 	$(BIN)/lint-imports
 
 # 100 % where every branch is a promise: what parses, what decides.
-EXACT := workermand/protocols/*,workermand/master/plan.py,workermand/master/child.py
+EXACT := workermand/protocols/*,workermand/http/*,workermand/master/plan.py,workermand/master/child.py
 EXACT := $(EXACT),workermand/address.py,workermand/config.py,workermand/places.py
 EXACT := $(EXACT),workermand/schema.py,workermand/tables.py,workermand/values.py
 

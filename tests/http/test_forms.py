@@ -115,6 +115,8 @@ def test_an_upload_goes_with_its_request(tmp_path: Path, size: int) -> None:
 @pytest.mark.parametrize("size", [10, IN_MEMORY + 1])
 def test_a_moved_upload_stays(tmp_path: Path, size: int) -> None:
     upload = upload_of(b"x" * size)
+    assert repr(upload) == f"<Upload {upload.name!r}, {size} bytes of {upload.type}>"
+    upload.move(tmp_path / "at first")
     target = upload.move(tmp_path / "kept")
     assert upload.path == target
     assert upload.read() == b"x" * size

@@ -48,6 +48,8 @@ WHOLE = [(0, 1000)]
         ({"if-modified-since": AFTER}, 304, []),
         ({"if-modified-since": BEFORE}, 200, WHOLE),
         ({"if-modified-since": "yesterday"}, 200, WHOLE),
+        ({"if-modified-since": "Sun, 06 Nov 99999 08:49:37 GMT"}, 200, WHOLE),
+        ({"if-modified-since": f"Sun, 06 Nov {'9' * 30} 08:49:37 GMT"}, 200, WHOLE),
         ({"if-modified-since": "Sunday, 06-Nov-94 08:49:37 GMT"}, 304, []),
         ({"if-modified-since": "Sun Nov  6 08:49:37 1994"}, 304, []),
         ({"if-none-match": ETAG, "range": "bytes=0-0"}, 304, []),

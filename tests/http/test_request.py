@@ -165,6 +165,7 @@ PROXIES = networks(["10.0.0.0/8", "::1"])
         ("10.0.0.1", " , ", "192.0.2.1", "192.0.2.1"),
         ("", "192.0.2.1", None, "192.0.2.1"),
         ("", None, None, ""),
+        ("no address", "192.0.2.1", "192.0.2.1", "no address"),
     ],
 )
 def test_remote_ip(peer: str, forwarded_for: str | None, real_ip: str | None, ip: str) -> None:

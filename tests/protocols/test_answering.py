@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from httptools import HttpResponseParser
 
-from workermand.errors import EndOfInput
+from workermand.errors import CloseReason, EndOfInput
 from workermand.http import answers
+from workermand.http.policy import Refusal
 from workermand.http.response import Chunk, File, FileFacts, FilePart, Response, ServerSentEvents
+from workermand.protocols.answering import Answering
 from workermand.protocols.http import Http
 
 DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
@@ -355,6 +357,37 @@ def test_a_file_that_is_not_there() -> None:
     assert first == b"HTTP/1.1 404 Not Found"
     assert b"ETag" not in headers
     assert body == b"404 Not Found\n"
+
+
+def test_a_body_that_is_not_what_it_says_is_answered() -> None:
+    http = asked("GET")
+    refusal = Refusal("form-type", "a body of another kind")
+    assert http.answer_to(KeyError("x")) is None, "the handler's own failure"
+    first, headers, body = parts_of(http.encode(http.answer_to(refusal)))
+    assert first == b"HTTP/1.1 415 Unsupported Media Type"
+    assert headers[b"Content-Type"] == b"text/plain; charset=utf-8"
+    assert body == b"415 Unsupported Media Type: a body of another kind\n"
+    assert http.answer_to(refusal) is None, "no request waits"
+
+
+def test_an_open_answer_cannot_be_taken_back() -> None:
+    http = asked("GET")
+    http.encode(Response(headers={"Transfer-Encoding": "chunked"}))
+    assert http.answer_to(Refusal("json", "x")) is None
+    assert http.farewell(CloseReason.HANDLER_ERROR) == b""
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_handler_that_fails_is_an_error_of_the_server(method: str) -> None:
+    first, headers, body = parts_of(asked(method, "GET").farewell(CloseReason.HANDLER_ERROR))
+    assert first == b"HTTP/1.1 500 Internal Server Error"
+    assert headers[b"Connection"] == b"close"
+    assert int(headers[b"Content-Length"]) > 0
+    assert bool(body) == (method == "GET")
+
+
+def test_nothing_is_expected_of_one_who_only_answers() -> None:
+    assert not Answering().is_waited_for
 
 
 def test_files_need_somebody_to_send_them() -> None:

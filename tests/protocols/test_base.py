@@ -105,6 +105,9 @@ def test_a_protocol_that_adds_nothing_owes_nothing_and_says_no_farewell() -> Non
     protocol.wind_down()
     assert (protocol.owes, protocol.waits_for) == (0, "")
     assert {protocol.farewell(reason) for reason in CloseReason} == {b""}
+    assert protocol.answer_to(ValueError()) is None
+    with pytest.raises(TypeError, match="no buffer to consume from"):
+        protocol.consume(1)
 
 
 def test_the_limit_may_be_assigned_and_0_means_none() -> None:

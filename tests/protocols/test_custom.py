@@ -192,6 +192,13 @@ def test_encode_may_return_str_and_nothing() -> None:
     assert make(Silent).encode("x") == b""
 
 
+def test_what_input_has_seen_may_be_consumed() -> None:
+    protocol = adapt(Lines, "lines")()
+    assert protocol.feed(b'junk"yes') == []
+    protocol.consume(4)
+    assert (protocol.buffered, protocol.feed(b'"\n')) == (4, ["yes"])
+
+
 def test_half_a_package_is_dropped_at_the_end() -> None:
     protocol = make(Lines)
     protocol.feed(b"12")

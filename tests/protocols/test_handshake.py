@@ -13,7 +13,7 @@ from websockets.uri import parse_uri
 
 from workermand.errors import ProtocolError
 from workermand.protocols.deflate import Deflate
-from workermand.protocols.handshake import ClientHandshake, Refusal, Upgrade, accept_of, check
+from workermand.protocols.handshake import ClientHandshake, Refusal, Upgrade, Upgrading, accept_of, check
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 """RFC 6455 1.2; its answer is ACCEPT."""
@@ -200,6 +200,14 @@ def test_headers_may_be_added_but_not_broken() -> None:
     for name in ("Upgrade", "connection", "SEC-WEBSOCKET-ACCEPT", "Sec-WebSocket-Extensions", "Content-Length"):
         with pytest.raises(ValueError, match="belongs to the handshake"):
             upgrade.accept(headers=[(name, "x")])
+
+
+def test_a_websocket_listener_reads_the_request_as_http_and_then_no_more() -> None:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in BASE.items())
+    upgrading = Upgrading(upgrades=False)
+    (request,) = upgrading.feed(f"GET / HTTP/1.1\r\n{lines}\r\n".encode() + b"\x81\x80mask")
+    assert request.upgrade
+    assert upgrading.detach() == b"\x81\x80mask"
 
 
 def test_deflate_is_off_by_default() -> None:

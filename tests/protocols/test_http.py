@@ -389,6 +389,18 @@ def test_the_body_is_not_asked_for_when_it_comes_by_itself() -> None:
     assert http.take_replies() == b""
 
 
+def test_with_a_connection_the_body_is_asked_for_at_once() -> None:
+    sent: list[tuple[bytes, bool]] = []
+    http = Http()
+    assert http.replies
+    http.connection = SimpleNamespace(send=lambda data, raw: sent.append((data, raw)))
+    assert not http.replies
+    assert http.feed(EXPECTING_HEAD) == []
+    assert sent == [(INTERIM, True)]
+    assert len(http.feed(BODY + GET + EXPECTING_HEAD)) == 2
+    assert len(sent) == 1, "the answers before come first"
+
+
 def test_the_body_is_asked_for_when_the_answers_before_are_out() -> None:
     http = Http()
     http.feed(GET * 2 + EXPECTING_HEAD)

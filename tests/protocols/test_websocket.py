@@ -284,7 +284,9 @@ def test_a_runtime_hears_of_control_frames_in_their_order() -> None:
         messages.clear()
 
     socket = Heard()
+    assert socket.replies
     socket.on_control = listen
+    assert not socket.replies
     wire = (
         sent(0x81, b"1") + sent(0x89, b"2") + sent(0x82, b"3") + sent(0x81, b"4") + sent(0x8A, b"5") + sent(0x81, b"6")
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+
 import pytest
 from websockets import frames
 
@@ -25,6 +28,16 @@ def test_lengths(size: int) -> None:
     head = len(masked) - size
     assert masked[1] & 0x80
     assert apply_mask(masked[head:], masked[head - 4 : head]) == payload
+
+
+def test_masks_without_the_extension_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "websockets.speedups", None)
+    spec = importlib.util.find_spec("workermand.protocols.wsframe")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.apply_mask is not apply_mask
+    assert module.apply_mask(b"hello", b"mask") == apply_mask(b"hello", b"mask")
 
 
 def test_every_mask_is_another() -> None:

@@ -70,8 +70,8 @@ class Upload:
     def move(self, target: str | os.PathLike[str]) -> Path:
         """Keeps it as ``target``, which is replaced when it exists. May block: it copies between file systems."""
         shutil.move(self.path, target)
-        if self._remove is not None:
-            self._remove.detach()
+        assert self._remove is not None, "path has set it"
+        self._remove.detach()
         self._path = Path(target)
         return self._path
 
