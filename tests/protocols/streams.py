@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,6 +30,17 @@ def head(first: int, size: int, as_bytes: int) -> bytes:
     """The header of a client's frame, its length in 2 or 8 bytes."""
     marker = 126 if as_bytes == 2 else 127
     return bytes((first, 0x80 | marker)) + size.to_bytes(as_bytes) + b"mask"
+
+
+def bomb(fragments: int = 1) -> bytes:
+    """A client's message of 1 MiB that stands for 1 GiB."""
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -12)
+    packed = (compressor.compress(bytes(16 << 20)) + compressor.flush(zlib.Z_FULL_FLUSH)) * 64
+    size = -(-len(packed) // fragments)
+    pieces = [packed[at : at + size] for at in range(0, len(packed), size)]
+    firsts = [0x42, *[0x00] * (len(pieces) - 1)]
+    firsts[-1] |= 0x80
+    return b"".join(map(sent, firsts, pieces))
 
 
 Outcome = tuple[list[Any], str, CloseReason | None, bytes, bytes]
