@@ -397,3 +397,27 @@ def test_files_need_somebody_to_send_them() -> None:
         response.file.facts = facts
         with pytest.raises(RuntimeError, match="by the runtime only"):
             asked("GET").encode(response)
+
+
+# ---------------------------------------------------------------------------------------------------- the end
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"), [(CloseReason.HANDLER_ERROR, b"500"), (CloseReason.DRAIN_DEADLINE, b"503")]
+)
+def test_a_request_that_gets_no_answer_is_told_so(reason: CloseReason, status: bytes) -> None:
+    assert asked("GET").farewell(reason).startswith(b"HTTP/1.1 " + status)
+    assert asked("HEAD").farewell(reason).endswith(b"\r\n\r\n")
+    assert Http().farewell(reason) == b"", "there is no request"
+    assert asked("GET").farewell(CloseReason.CLOSED) == b"", "the handler's own will"
+    under_way = asked("GET")
+    under_way.encode(Response(200, {"Transfer-Encoding": "chunked"}))
+    assert under_way.farewell(reason) == b""
+
+
+def test_a_refusal_that_a_handler_meets_is_an_answer() -> None:
+    http = asked("GET")
+    answer = http.answer_to(Refusal("json", "no JSON"))
+    assert http.encode(answer).startswith(b"HTTP/1.1 400 Bad Request")
+    assert http.answer_to(Refusal("json", "no JSON")) is None, "it has one"
+    assert asked("GET").answer_to(ValueError("no")) is None

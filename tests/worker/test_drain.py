@@ -173,11 +173,13 @@ def test_a_second_stop_only_tightens(scene: Scene) -> None:
 
 def test_at_the_deadline_the_rest_is_closed_with_a_reason(scene: Scene) -> None:
     idle, busy = Connection(scene.worker), Connection(scene.worker, between=False)
+    owed = Connection(scene.worker, between=False, moves="at once")
     scene.drain.started()
     scene.drain.begin("retire", 0.01, "retire")
     scene.until_done()
     assert idle.told == ["close: drain deadline", "abort: drain deadline"], "lingering first; it did not end"
     assert busy.told == ["abort: drain deadline"]
+    assert owed.told[-2:] == ["close: drain deadline", "abort: drain deadline"], "its client is told"
 
 
 def test_a_connection_that_cannot_be_ended_holds_nothing_up(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any, ClassVar, Final
 
+from workermand.errors import CloseReason
 from workermand.http import answers
 from workermand.http.policy import Refusal
 from workermand.http.request import CONTINUE, HEAD, OLD, OPEN, Request
@@ -16,6 +17,11 @@ from workermand.http.response import REASONS, Chunk, File, FileFacts, FilePart, 
 from workermand.protocols.base import MAX_PACKAGE, Protocol, as_bytes
 
 INTERIM: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+FAILURES: Final = {
+    CloseReason.HANDLER_ERROR: (500, "the server has failed"),
+    CloseReason.DRAIN_DEADLINE: (503, "the server is stopping"),
+}
+"""What a request gets that will have no other answer."""
 _heads = answers.heads
 
 
@@ -52,6 +58,16 @@ class Answering(Protocol):
             return None
         plain = [("Content-Type", "text/plain; charset=utf-8")]
         return Response(error.status, plain, f"{error.status} {REASONS[error.status]}: {error.why}\n")
+
+    def farewell(self, reason: CloseReason) -> bytes:
+        if self.owed:
+            failure = FAILURES.get(reason)
+            if failure is None or self.open_answer is not None:
+                return b""
+            return answers.error(*failure, head_only=bool(self.owed[0].demands & HEAD))
+        if reason not in (CloseReason.HEADER_TIMEOUT, CloseReason.BODY_TIMEOUT):
+            return b""
+        return answers.error(408, f"the {self.waits_for} of the request took too long") if self.waits_for else b""
 
     def encode(self, message: Any) -> bytes:
         """str: text/html; dict and list: JSON; bytes: as they are. The answer is to the oldest request that has none;

@@ -235,13 +235,6 @@ class Http(Answering):
             last.demands |= CLOSE
         self._left = 1 if last is None or last is self.request else 0
 
-    def farewell(self, reason: CloseReason) -> bytes:
-        if reason is CloseReason.HANDLER_ERROR and self.owed and self.open_answer is None:
-            return answers.error(500, "the server has failed", head_only=bool(self.owed[0].demands & HEAD))
-        if self.owed or reason not in (CloseReason.HEADER_TIMEOUT, CloseReason.BODY_TIMEOUT):
-            return b""
-        return answers.error(408, f"the {self._part} of the request took too long") if self._part else b""
-
     def _by_parts(self, data: bytes) -> list[Any]:
         global _fed
         _fed = self

@@ -180,7 +180,7 @@ class Drain:
             return
         self._leave()
         for connection in list(self._worker.connections.values()):
-            if connection.between_messages:
+            if connection.between_messages or connection.moves:  # the others have no words for it
                 connection.close_lingering(CloseReason.DRAIN_DEADLINE)
             else:
                 connection.abort(CloseReason.DRAIN_DEADLINE)
