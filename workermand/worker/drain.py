@@ -41,7 +41,7 @@ QUIET = 1.0
 SPREAD = 0.8
 """Of the time that is left: over so much of it WebSockets are closed."""
 SLICE = 0.1
-"""Seconds between two groups of them."""
+"""Seconds between two groups of them, at least."""
 
 STRICTNESS: dict[StopHow, int] = {"retire": 0, "drain": 1, "fast": 2}
 
@@ -151,20 +151,22 @@ class Drain:
         for connection in heard:
             connection.wind_down()
         self._loop.call_later(min(QUIET, self.remaining() / 2), self._move_quiet, heard)
-        self._move_in_turn([connection for connection in connections if connection.moves == "in turn"])
+        in_turn = [connection for connection in connections if connection.moves == "in turn"]
+        window = SPREAD * self.remaining()
+        slices = max(1, min(len(in_turn), int(window / SLICE)))
+        self._move_in_turn(in_turn, -(-len(in_turn) // slices), window / slices)
 
     def _move_quiet(self, heard: dict[Connection, int]) -> None:
         for connection, bytes_then in heard.items():
             if connection.bytes_read == bytes_then:
                 connection.finish(CloseReason.RELOADED)
 
-    def _move_in_turn(self, connections: list[Connection], slices: int = 0) -> None:
-        slices = slices or max(1, int(self.remaining() * SPREAD / SLICE))
-        share = -(-len(connections) // slices)
+    def _move_in_turn(self, connections: list[Connection], share: int, pause: float) -> None:
+        """``share`` of them every ``pause`` seconds."""
         for connection in connections[:share]:
             connection.finish(CloseReason.RELOADED)
         if len(connections) > share:
-            self._loop.call_later(SLICE, self._move_in_turn, connections[share:], slices - 1)
+            self._loop.call_later(pause, self._move_in_turn, connections[share:], share, pause)
 
     def _maybe_done(self) -> None:
         if self.done.done():
