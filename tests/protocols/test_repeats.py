@@ -17,9 +17,14 @@ GET = b"GET /a?b=1 HTTP/1.1\r\nHost: example.com\r\nX_Odd: 1\r\nUser-Agent: test
 
 @pytest.fixture(autouse=True)
 def nothing_known() -> Iterator[None]:
-    repeats._known.clear()
+    forget()
     yield
-    repeats._known.clear()
+    forget()
+
+
+def forget() -> None:
+    repeats._heads.clear()
+    repeats._lines.clear()
 
 
 def told(requests: list[Any]) -> list[Any]:
@@ -37,6 +42,7 @@ def test_another_target_with_the_same_lines() -> None:
     other = GET.replace(b"/a?b=1", b"/other/page?")
     again = recognized(GET + other)
     assert again == [*told(Http().feed(GET)), ("GET", b"/other/page?", *told(first)[0][2:])]
+    assert recognized(GET + other) == again
     assert b"X_Odd" not in again[0][2], "what the rules have dropped stays dropped"
 
 
@@ -90,4 +96,6 @@ def test_the_limits_of_the_listener_hold() -> None:
 def test_what_is_remembered_is_bounded() -> None:
     for number in range(3 * repeats.MOST):
         Http().feed(b"GET / HTTP/1.1\r\nHost: a%d\r\n\r\n" % number)
-        assert len(repeats._known) <= repeats.MOST
+        Http().feed(b"GET /%d HTTP/1.1\r\nHost: a%d\r\n\r\n" % (number, number))
+        assert len(repeats._lines) <= repeats.MOST
+        assert len(repeats._heads) <= repeats.MOST
