@@ -474,6 +474,9 @@ def test_the_shipped_file_runs_as_it_is() -> None:
         "unix_echo": ["unix://echo.sock"],
         "clock": [],
         "room": ["text://0.0.0.0:2349"],
+        "hello_http": ["http://0.0.0.0:8080"],
+        "websocket_echo": ["websocket://0.0.0.0:8081"],
+        "upload": ["http://127.0.0.1:8082"],
     }
     assert server.app_path == (str(SHIPPED.parents[1]),)
     assert server.workers["room"].count == 1
