@@ -24,8 +24,12 @@ SCHEMES: dict[str, tuple[Transport, str]] = {
     "frame": ("tcp", "frame"),
     "http": ("tcp", "http"),
     "websocket": ("tcp", "websocket"),
+    "https": ("tcp", "http"),
+    "wss": ("tcp", "websocket"),
 }
 """Scheme -> transport and protocol. What [protocols] adds is a protocol over tcp."""
+ENCRYPTED = ("https", "wss")
+"""Schemes that there are over TLS only."""
 STREAMS = ("http", "websocket")
 """Protocols that a datagram cannot carry."""
 CARRIERS = ("tcp", "udp", "unix")
@@ -64,7 +68,8 @@ def parse(
     if transport == "udp" and its_protocol in STREAMS:
         raise ConfigError(where, f'"{uri}": {its_protocol} over udp', "these need tcp:// or unix://")
     host, port = _host_and_port(where, uri, rest)
-    return ListenSpec(uri=uri, transport=transport, protocol=its_protocol, host=host, port=port)
+    tls = scheme in ENCRYPTED
+    return ListenSpec(uri=uri, transport=transport, protocol=its_protocol, host=host, port=port, tls=tls)
 
 
 def check_protocol(where: str, protocol: str, schemes: Iterable[str] = ()) -> None:

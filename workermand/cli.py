@@ -11,10 +11,11 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from workermand import __version__, config, places
+from workermand import __version__, certificates, config, places
 from workermand.errors import ConfigError, ExitCode
 from workermand.spec import ServerSpec, WorkerSpec
 
@@ -130,7 +131,13 @@ def _check(args: argparse.Namespace) -> int:
         return ExitCode.CONFIG
     failed = False
     for worker in spec.workers.values():
-        if error := _probe(spec, worker):
+        files = certificates.read(f"{file}: worker.{worker.name}.tls", worker.tls) if worker.tls else None
+        if worker.tls and files is not None:
+            until, name = certificates.expires(worker.tls, files)
+            if warning := certificates.warning(until, name):
+                failed = failed or until < time.time()
+                print(f"{file}: worker.{worker.name}.tls: {warning}", file=sys.stderr)
+        if error := _probe(spec, worker, files):
             failed = True
             print(f"{file}: worker.{worker.name}: {error.rstrip()}", file=sys.stderr)
     if failed:
@@ -140,7 +147,7 @@ def _check(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _probe(spec: ServerSpec, worker: WorkerSpec) -> str:
+def _probe(spec: ServerSpec, worker: WorkerSpec, files: certificates.Files | None) -> str:
     """Imports the handler in a child of its own, as the worker's user: what is wrong with it, or ""."""
     from workermand.worker import process  # late: uvloop and all  # noqa: PLC0415
 
@@ -148,7 +155,7 @@ def _probe(spec: ServerSpec, worker: WorkerSpec) -> str:
     with open(os.memfd_create("probe"), "w+b", buffering=0) as verdict:
         print(end="", flush=True)
         if (pid := os.fork()) == 0:
-            _leave_after(lambda: process.probe(spec, worker), verdict)
+            _leave_after(lambda: process.probe(spec, worker, files), verdict)
         ended = _end_of(pid, worker.timeouts.start)
         verdict.seek(0)
         probed, _, error = verdict.read().decode(errors="replace").partition("\n")

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from workermand import address, places, tables, values
 from workermand.errors import ConfigError
-from workermand.spec import ListenSpec, LogSpec, Processes, ServerSpec, WorkerSpec
+from workermand.spec import KeyPair, ListenSpec, LogSpec, Processes, ServerSpec, WorkerSpec
 from workermand.tables import Place
 
 # ---------------------------------------------------------------------- what may stand in a file
@@ -237,7 +237,8 @@ def _workers(
         if not NAME.fullmatch(name):
             raise ConfigError(str(place), "not a name for a worker", NAME_ALLOWED)
         merged = _merge(defaults, tables.expect_table(place, table))
-        workers[name] = _worker(place, name, merged, run_dir, protocols)
+        worker = _worker(place, name, merged, run_dir, protocols)
+        workers[name] = _with_tls(place, worker, source.directory)
         _take_addresses(place, workers[name], taken)
     if not workers:
         raise ConfigError(source.label, "there is no [worker.NAME]", "a daemon needs at least one")
@@ -303,6 +304,37 @@ def _listen(
         )
     except ConfigError as error:
         raise ConfigError(str(place / "listen"), error.what, error.hint) from None
+
+
+def _with_tls(place: Place, worker: WorkerSpec, directory: Path) -> WorkerSpec:
+    """Which listeners `tls` is for: those of https:// and wss://; if there are none, all."""
+    tls, listens = worker.tls, worker.listen
+    encrypted = [listen for listen in listens if listen.tls]
+    if tls is None:
+        if encrypted:
+            hint = 'expected tls = {cert = "FILE.pem", key = "FILE.pem"} beside it'
+            raise ConfigError(str(place / "listen"), f'"{encrypted[0].uri}" needs a certificate', hint)
+        return worker
+    for host, pair in tls.pairs.items():
+        if not pair.cert:
+            at = place / "tls" / "sni" / host if host else place / "tls"
+            raise ConfigError(str(at / "cert"), "missing", "expected the PEM file of a certificate and its chain")
+    if tls.verify_client and tls.ca is None:
+        raise ConfigError(str(place / "tls.ca"), "missing", "verify_client needs the PEM file of whom to believe")
+    if not encrypted:
+        for listen in listens:
+            if listen.transport == "udp":
+                hint = "there is no TLS over udp: give it a worker of its own, or name the others https:// or wss://"
+                raise ConfigError(str(place / "tls"), f'"{listen.uri}" cannot be encrypted', hint)
+        listens = tuple(replace(listen, tls=True) for listen in listens)
+    pairs = {host: _absolute(pair, directory) for host, pair in tls.pairs.items()}
+    first = pairs.pop("")
+    tls = replace(tls, cert=first.cert, key=first.key, ca=places.below(directory, tls.ca), sni=pairs)
+    return replace(worker, listen=listens, tls=tls)
+
+
+def _absolute(pair: KeyPair, directory: Path) -> KeyPair:
+    return KeyPair(cert=places.below(directory, pair.cert) or "", key=places.below(directory, pair.key))
 
 
 def _take_addresses(place: Place, worker: WorkerSpec, taken: list[tuple[str, ListenSpec, bool]]) -> None:

@@ -23,6 +23,9 @@ StopHow = Literal["retire", "drain", "fast"]
 """retire: replaced, serve what is connected until it ends or the deadline. drain: TERM, idle connections close at once.
 fast: INT, everything closes at once."""
 
+Passed = Literal["log", "stdout", "certificates"]
+"""What comes beside a Refresh."""
+
 
 class Message(msgspec.Struct, frozen=True, tag=True):
     """The base: the class name is the tag on the wire."""
@@ -74,6 +77,8 @@ class Status(Message, frozen=True):
     """Not accepting for now: a limit or the descriptor reserve."""
     closed: dict[str, int] = {}
     """Connections ended, by CloseReason; refusals too."""
+    note: str = ""
+    """What the operator should know of this process."""
 
 
 class ConnectionRow(msgspec.Struct, frozen=True):
@@ -133,7 +138,7 @@ class Refresh(Message, frozen=True):
 
     worker: bytes
     """The new WorkerSpec in msgpack."""
-    reopened: list[Literal["log", "stdout"]] = []
+    reopened: list[Passed] = []
     """What the descriptors beside this message are, in order."""
 
 

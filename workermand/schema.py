@@ -77,7 +77,10 @@ def _of(hint: Any) -> dict[str, Any]:
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         parts = [_of(part) for part in typing.get_args(hint) if part is not type(None)]
         return parts[0] if len(parts) == 1 else {"anyOf": parts}
+    if typing.get_origin(hint) is dict and (entry := typing.get_args(hint)[1]) is not Any:
+        return {"type": "object", "additionalProperties": _of(entry)}
     plain = msgspec.json.schema(hint)
+    plain.pop("secret", None)
     unit = plain.pop("unit", None)
     if unit:
         return {"anyOf": [plain, WRITTEN[unit], REFERENCE]}

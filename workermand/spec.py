@@ -23,6 +23,9 @@ Processes = Annotated[int, Meta(ge=1, le=MOST_PROCESSES)]
 ProbeSeconds = Annotated[float, Meta(ge=1, le=32_767, extra_json_schema={"unit": "seconds"})]
 """What the kernel takes for a keepalive probe."""
 
+Secret = Annotated[str, Meta(extra_json_schema={"secret": True})]
+"""A string that no complaint and no dump shows."""
+
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -46,6 +49,8 @@ class ListenSpec(Spec, frozen=True, kw_only=True):
     port: int = 0
     path: str = ""
     """Absolute path of a unix socket, or ""."""
+    tls: bool = False
+    """Whether its connections are encrypted, with the worker's certificates."""
 
     @property
     def address(self) -> tuple[str, str, int | str]:
@@ -120,6 +125,8 @@ class Timeouts(Spec, frozen=True, kw_only=True):
     """Over which limits.http.body_rate is measured; 0 = never."""
     keepalive: Seconds = 60.0
     """Of an HTTP connection between two requests; 0 = for ever."""
+    handshake: Seconds = 10.0
+    """Of TLS; 0 = for ever."""
 
 
 class WebSocketSpec(Spec, frozen=True, kw_only=True):
@@ -140,6 +147,41 @@ class Heartbeat(Spec, frozen=True, kw_only=True):
     """Of silence, before it is asked whether it is there; 0 = never."""
     timeout: Seconds = 20.0
     """For the answer."""
+
+
+class KeyPair(Spec, frozen=True, kw_only=True):
+    """A certificate with its chain, and its private key: PEM files."""
+
+    cert: str = ""
+    key: str | None = None
+    """None: it is in the file of the certificate."""
+
+
+class TlsSpec(Spec, frozen=True, kw_only=True):
+    """What the encrypted listeners of a worker show, and ask for."""
+
+    cert: str = ""
+    key: str | None = None
+    password: Secret | None = None
+    """Of all the keys."""
+    ca: str | None = None
+    """The PEM file of those whose client certificates are believed."""
+    verify_client: bool | Literal["optional"] = False
+    """Whether a client has to show a certificate; "optional": it may."""
+    sni: dict[str, KeyPair] = {}
+    """Certificates for the host names that clients ask for; "*.example.com" is for one more label."""
+    alpn: tuple[str, ...] | None = None
+    """What is offered to clients that ask; None: "http/1.1" over http and websocket, and nothing else."""
+    min_version: Literal["1.2", "1.3"] = "1.2"
+
+    def __repr__(self) -> str:
+        """Without the password."""
+        return f"TlsSpec(cert={self.cert!r}, sni={list(self.sni)!r})"
+
+    @property
+    def pairs(self) -> dict[str, KeyPair]:
+        """By host name; "" is for clients that ask for none, or for another."""
+        return {"": KeyPair(cert=self.cert, key=self.key), **self.sni}
 
 
 class Keepalive(Spec, frozen=True, kw_only=True):
@@ -173,6 +215,7 @@ class WorkerSpec(Spec, frozen=True, kw_only=True):
     timeouts: Timeouts = Timeouts()
     keepalive: Keepalive = Keepalive()
     tcp_nodelay: bool = True
+    tls: TlsSpec | None = None
     gzip: bool = False
     """Text in answers of HTTP, for clients that take it."""
     trusted_proxies: tuple[str, ...] = ()

@@ -71,7 +71,8 @@ def check_keys(place: Place, table: Mapping[str, Any], hints: Hints) -> None:
 
 def did_you_mean(key: str, hints: Hints) -> str:
     """The key that is alike, here or in a table below; else all that there are here."""
-    below = [(name, f"{table}.{name}") for table, hint in hints.items() if _is_spec(hint) for name in hints_of(hint)]
+    tables = {table: kind for table, hint in hints.items() if (kind := _spec_in(hint))}
+    below = [(name, f"{table}.{name}") for table, kind in tables.items() for name in hints_of(kind)]
     # One name may stand in several places: this table goes before those below, and an earlier one before a later one.
     known = {**dict(reversed(below)), **{name: name for name in hints}}
     if near := difflib.get_close_matches(key, known, 1):
@@ -83,8 +84,8 @@ def did_you_mean(key: str, hints: Hints) -> str:
 
 
 def _value(place: Place, value: object, hint: Any) -> Any:
-    if _is_spec(hint):
-        return hint(**fields(place, value, hints_of(hint)))
+    if kind := _spec_in(hint):
+        return kind(**fields(place, value, hints_of(kind)))
     if typing.get_origin(hint) is dict and isinstance(value, dict):
         return {key: _value(place / key, entry, typing.get_args(hint)[1]) for key, entry in value.items()}
     if hint is not Any and _holds_nul(value):
@@ -93,7 +94,8 @@ def _value(place: Place, value: object, hint: Any) -> Any:
     try:
         return msgspec.convert(UNITS[unit][0](value) if unit and isinstance(value, str) else value, hint, strict=True)
     except msgspec.ValidationError:
-        raise ConfigError(str(place), f"found {shown(value)}, expected {expected(hint)}") from None
+        found = "something else" if _is_secret(hint) else shown(value)
+        raise ConfigError(str(place), f"found {found}, expected {expected(hint)}") from None
 
 
 def _holds_nul(value: object) -> bool:
@@ -108,8 +110,14 @@ def unit_of(hint: Any) -> str | None:
     return (_meta(hint).extra_json_schema or {}).get("unit")
 
 
-def _is_spec(hint: Any) -> bool:
-    return isinstance(hint, type) and issubclass(hint, Spec)
+def _spec_in(hint: Any) -> type[Spec] | None:
+    """The table that ``hint`` wants, perhaps beside None; None: it wants a plain value."""
+    parts = typing.get_args(hint) if typing.get_origin(hint) is types.UnionType else (hint,)
+    return next((part for part in parts if isinstance(part, type) and issubclass(part, Spec)), None)
+
+
+def _is_secret(hint: Any) -> bool:
+    return any((_meta(part).extra_json_schema or {}).get("secret") for part in (hint, *typing.get_args(hint)))
 
 
 def _meta(hint: Any) -> msgspec.Meta:

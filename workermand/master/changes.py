@@ -17,7 +17,7 @@ import msgspec
 
 from workermand import places
 from workermand.errors import ConfigError
-from workermand.link import Refresh
+from workermand.link import Passed, Refresh
 from workermand.master import plan
 from workermand.master.child import Child
 from workermand.master.control import Request
@@ -119,6 +119,7 @@ class Changes:
             self._rollout.drop()
             requests += self._rollout.requests
             self._rollout = None
+            self._master.bundles.drop()
         for request in requests:
             request.fail(why)
 
@@ -127,6 +128,7 @@ class Changes:
     def _begin(self, operation: Operation) -> None:
         try:
             target, its_plan = self._plan(operation)
+            self._read_certificates(operation, its_plan)
             if operation.kind == "reload":
                 self._master.outputs.open(target.log)
         except ConfigError as error:
@@ -155,6 +157,14 @@ class Changes:
             return self.spec, plan.scale(running, name, operation.number, self._deferred)
         return self.spec, plan.recycle(running, name, operation.number, self._deferred)
 
+    def _read_certificates(self, operation: Operation, its_plan: plan.Plan) -> None:
+        """For all that the change brings new processes or settings. Raises ConfigError."""
+        if operation.kind == "reload":
+            self._master.bundles.read(its_plan.workers.values())
+        elif operation.kind == "restart":
+            names = [operation.worker] if operation.worker else list(its_plan.workers)
+            self._master.bundles.read(its_plan.workers[name] for name in names)
+
     def _read_again(self) -> ServerSpec:
         target = self._reread()
         for key in FIXED:
@@ -165,6 +175,7 @@ class Changes:
         return target
 
     def _refuse(self, operation: Operation, why: str) -> None:
+        self._master.bundles.drop()
         log.error("%s failed, nothing has changed: %s", operation, why)
         self._trouble = f"last {operation} failed: {why.splitlines()[0]}"
         for request in operation.requests:
@@ -174,6 +185,7 @@ class Changes:
 
     def _end(self, rollout: Rollout) -> None:
         self._rollout = None
+        self._master.bundles.drop()
         if rollout.is_reload:
             self._master.notify.ready()
         self._master.crew.share_out()
@@ -218,6 +230,7 @@ class Changes:
     def commit(self, rollout: Rollout) -> None:
         self.generation = self.generation_of(rollout.target)
         self.spec = rollout.target
+        self._master.bundles.commit(self.spec.workers)
         self._deferred = rollout.plan.deferred
         self._waits = rollout.plan.waits_for_restart
         if rollout.is_reload:
@@ -225,7 +238,12 @@ class Changes:
 
     def refresh(self, child: Child) -> None:
         child.server, child.worker = self.spec, self.spec.workers[child.worker.name]
-        kinds, fds = self._master.outputs.to_pass()
+        reopened, fds = self._master.outputs.to_pass()
+        kinds: list[Passed] = [*reopened]
+        child.certificates = self._master.bundles.fd(child.worker.name)
+        if child.certificates is not None:
+            kinds.append("certificates")
+            fds = [*fds, child.certificates]
         child.tell(Refresh(msgspec.msgpack.encode(child.worker), kinds), fds)
 
 

@@ -93,6 +93,8 @@ class Child:
         self.wait_status: int | None = None
         self.holds: set[int] = set()
         """The listening sockets it was given, by the master's descriptor numbers."""
+        self.certificates: int | None = None
+        """The descriptor of what `tls` names."""
         self._pending: list[tuple[Message, list[int]]] = []
 
     def __str__(self) -> str:
@@ -187,9 +189,17 @@ class Child:
             # A signal for us must not wake the master through the descriptor that we share with it.
             signal.set_wakeup_fd(-1)
             # The master's epoll is only closed: to unregister from it here would blind the master.
-            close_all_but({0, 1, 2, link.fileno(), *self.holds, *keep})
+            mine = () if self.certificates is None else (self.certificates,)
+            close_all_but({0, 1, 2, link.fileno(), *self.holds, *mine, *keep})
             process.run(
-                self.server, self.worker, self.slot, listeners, link, generation=self.generation, master_pid=master
+                self.server,
+                self.worker,
+                self.slot,
+                listeners,
+                link,
+                generation=self.generation,
+                master_pid=master,
+                certificates=self.certificates,
             )
         except BaseException:
             with contextlib.suppress(OSError):

@@ -172,6 +172,7 @@ class Crew:
         master = self._master
         worker = server.workers[slot.worker]
         child = Child(server, worker, slot.index, master.changes.generation_of(server))
+        child.certificates = master.bundles.fd(worker.name, coming=server is not master.spec)
         try:
             child.fork(master.sockets.share(worker, slot.index), master.outputs.descriptors())
         except OSError as error:

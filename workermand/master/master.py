@@ -24,6 +24,7 @@ import setproctitle
 from workermand import log, report
 from workermand.errors import ConfigError, ExitCode
 from workermand.link import StopHow
+from workermand.master.bundles import Bundles
 from workermand.master.changes import MARGIN, Changes, prepare
 from workermand.master.child import Event
 from workermand.master.control import Control, Request
@@ -60,6 +61,7 @@ class Master:
         self.notify = Notify(os.environ)
         self.outputs = Outputs()
         self.sockets = Sockets()
+        self.bundles = Bundles()
         self.crew = Crew(self)
         self.changes = Changes(self, spec, reread)
         self.desk = Desk(self)
@@ -137,6 +139,9 @@ class Master:
         stack.enter_context(PidFile(self.spec))
         self.outputs.open(self.spec.log)
         raise_descriptor_limit()
+        stack.callback(self.bundles.close)
+        self.bundles.read(self.spec.workers.values())
+        self.bundles.commit(self.spec.workers)
         stack.callback(self.sockets.close_all)
         self.sockets.offer(os.environ)
         for worker in self.spec.workers.values():
@@ -233,7 +238,10 @@ class Master:
     # ------------------------------------------------------------------ for people
 
     def describe(self) -> Server:
-        return Server(self.spec, self.changes.generation, self._visible_state(), self.changes.note, self._started)
+        notes = {name: self.bundles.note(name) for name in self.spec.workers}
+        return Server(
+            self.spec, self.changes.generation, self._visible_state(), self.changes.note, self._started, notes
+        )
 
     def _visible_state(self) -> str:
         if self.state is not State.RUNNING:

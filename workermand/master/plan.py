@@ -124,7 +124,10 @@ def settle(running: WorkerSpec | None, wanted: WorkerSpec) -> WorkerSpec:
     """The settings that can take effect now: all of them, unless the process stays."""
     if running is None or wanted.reloadable:
         return wanted
-    return msgspec.structs.replace(wanted, **{field: getattr(running, field) for field in DEFERRED})
+    kept = {field: getattr(running, field) for field in DEFERRED}
+    if (running.tls is None) != (wanted.tls is None):  # the listeners that would have it, or have it, wait too
+        kept["tls"] = running.tls
+    return msgspec.structs.replace(wanted, **kept)
 
 
 def reload(running: Running, target: ServerSpec) -> Plan:

@@ -14,7 +14,7 @@ import itertools
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,6 +79,8 @@ class Server:
     note: str
     started: float
     """Unix time."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Worker -> what the operator should know of it."""
 
 
 def document(
@@ -88,7 +90,10 @@ def document(
     return {
         "version": VERSION,
         "server": _server(server),
-        "workers": [_worker(spec, [s for s in rows if s.worker == name]) for name, spec in server.spec.workers.items()],
+        "workers": [
+            _worker(spec, [s for s in rows if s.worker == name], server.notes.get(name, ""))
+            for name, spec in server.spec.workers.items()
+        ],
         "processes": [_process(slot, child, child in busy, uss=uss) for slot in rows for child in slot.children()],
         "exits": exits,
     }
@@ -125,7 +130,7 @@ def _server(server: Server) -> dict[str, Any]:
     }
 
 
-def _worker(spec: WorkerSpec, slots: list[Slot]) -> dict[str, Any]:
+def _worker(spec: WorkerSpec, slots: list[Slot], note: str) -> dict[str, Any]:
     children = [child for slot in slots for child in slot.children()]
     running = sum(slot.serving for slot in slots)
     return {
@@ -140,7 +145,7 @@ def _worker(spec: WorkerSpec, slots: list[Slot]) -> dict[str, Any]:
         "connections": sum(child.status.connections for child in children),
         "total_request": sum(child.status.total_request for child in children),
         "send_fail": sum(child.status.send_fail for child in children),
-        "note": _worker_note(slots),
+        "note": "; ".join(filter(None, [_worker_note(slots), note])),
     }
 
 
@@ -157,10 +162,12 @@ def _worker_state(spec: WorkerSpec, slots: list[Slot], running: int) -> str:
 def _worker_note(slots: list[Slot]) -> str:
     now = time.monotonic()
     waits = [slot for slot in slots if slot.current is None and slot.next_start is not None and slot.crashes]
-    return "; ".join(
+    crashes = [
         f"{slot} crashed {slot.crashes} times, next start in {max(0.0, (slot.next_start or now) - now):.0f} s"
         for slot in waits
-    )
+    ]
+    said = [f"{child}: {child.status.note}" for slot in slots for child in slot.children() if child.status.note]
+    return "; ".join(crashes + said)
 
 
 def _process(slot: Slot, child: Child, busy: bool, *, uss: bool) -> dict[str, Any]:

@@ -8,7 +8,7 @@ when it is closed, says why (``close_reason``) and refuses to send. Attributes o
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from workermand import address
 from workermand.errors import CloseReason
@@ -29,6 +29,17 @@ if TYPE_CHECKING:
     from workermand.worker.worker import Worker
 
 __all__ = ["Connection", "ConnectionStatus"]
+
+
+class TlsInfo(NamedTuple):
+    """``connection.tls``."""
+
+    version: str
+    """"TLSv1.3"."""
+    cipher: str
+    """"TLS_AES_256_GCM_SHA384"."""
+    alpn: str | None
+    """"http/1.1"; None: the client has asked for none of ours."""
 
 
 class _Callback:
@@ -268,8 +279,22 @@ class Connection:
         return ":" in self.get_remote_ip()
 
     @property
+    def tls(self) -> TlsInfo | None:
+        """What was agreed upon; None: it is not encrypted."""
+        tls = self._info("ssl_object")
+        return None if tls is None else TlsInfo(tls.version(), tls.cipher()[0], tls.selected_alpn_protocol())
+
+    def get_peer_certificate(self) -> dict[str, Any] | None:
+        """The client's, as ssl.SSLSocket.getpeercert() has it: subject, issuer, notAfter ... None when it showed none;
+        it is asked for with ``tls.verify_client`` only, and always one that ``tls.ca`` vouches for."""
+        tls = self._info("ssl_object")
+        return (tls.getpeercert() or None) if tls is not None else None
+
+    @property
     def transport(self) -> str:
-        """\"tcp" or "unix"."""
+        """\"tcp", "unix", or "ssl" for either of them when it is encrypted."""
+        if self._info("ssl_object") is not None:
+            return "ssl"
         return "tcp" if isinstance(self._name_of("sockname"), tuple) else "unix"
 
     def _name_of(self, which: str) -> Any:

@@ -55,6 +55,9 @@ class Door:
         """For good; who is in stays."""
         self._become(State.STOPPED)
 
+    def hang_up(self) -> None:
+        """Whoever is only about to come in is turned away."""
+
     def add_sockets(self, socks: list[socket.socket]) -> None:
         """Takes over more sockets of the same address (reuse_port)."""
         self._socks += map(self._prepared, socks)

@@ -134,6 +134,8 @@ class Drain:
     def _press(self) -> None:
         """Tells every connection what ``how`` asks of it."""
         self._next_look = None
+        if self._how == "fast":
+            self._listeners.hang_up()
         for connection in list(self._worker.connections.values()):
             if self._how == "drain":
                 connection.finish(CloseReason.DRAINED)

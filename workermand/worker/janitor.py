@@ -80,6 +80,7 @@ class Janitor:
             loop_lag=self._lag,
             paused=self._listeners.paused,
             closed={reason.value: count for reason, count in stats.closed.items()},
+            note=self._worker.note,
         )
 
     def _sweep(self) -> None:

@@ -10,18 +10,21 @@ ended there, without a Task.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from workermand import address
+from workermand.errors import CloseReason
 from workermand.protocols.base import Protocol
 from workermand.spec import ListenSpec
 from workermand.worker.connection import Connection
 from workermand.worker.door import Door
 from workermand.worker.gate import Gate
 from workermand.worker.handlers import Handlers
+from workermand.worker.tls_stream import TlsStream
 
 if TYPE_CHECKING:
     from workermand.worker.worker import Worker
@@ -59,12 +62,13 @@ class Listener(Door):
         self._factory = factory
         self._gate = Gate.of(worker)
         self._begun = 0
+        self._handshakes: set[TlsStream] = set()
         self.add_sockets(socks)
 
     @property
     def pending(self) -> int:
         """Connections that are not yet, or no longer, among worker.connections."""
-        return self._begun + len(self.closing)
+        return self._begun + len(self._handshakes) + len(self.closing)
 
     def stop(self) -> None:
         super().stop()
@@ -130,7 +134,12 @@ class Listener(Door):
         try:
             protocol = self._factory(worker.limits.package)
             connection = Connection(worker, protocol, worker.next_connection_id(), self, self._source.now())
-            connecting: Begun = worker.loop.connect_accepted_socket(lambda: connection.wire, sock)
+            wire = connection.wire
+            lower: asyncio.Protocol = wire
+            if self.spec.tls:
+                assert worker.keyring is not None
+                lower = TlsStream(wire, worker.keyring.context(protocol.name), self)
+            connecting: Begun = worker.loop.connect_accepted_socket(lambda: lower, sock)
             connecting.send(None)
             if not worker.tcp_nodelay and self.spec.transport == "tcp":
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)  # uvloop sets it
@@ -151,6 +160,29 @@ class Listener(Door):
                 connecting.send(None)
             except StopIteration:
                 pass
+
+    # ------------------------------------------------------------------ TLS: what comes before connection_made
+
+    def handshake_began(self, stream: TlsStream) -> asyncio.TimerHandle | None:
+        """It counts as a connection: half-open ones must not use up the descriptors. Gives what ends it in time."""
+        self._handshakes.add(stream)
+        self._gate.begun += 1
+        seconds = self.worker.timeouts.handshake
+        return self.worker.loop.call_later(seconds, stream.abort) if seconds else None
+
+    def handshake_ended(self, stream: TlsStream, error: Exception | None, *, failed: bool) -> None:
+        self._handshakes.discard(stream)
+        self._gate.begun -= 1
+        if failed:
+            connection = stream.wire.connection
+            self.worker.stats.closed[CloseReason.TLS_FAILED] += 1
+            self._gate.left(connection)
+            logger.debug("no TLS with a client of %s: %s", self.spec.uri, error or "it went, or took too long")
+
+    def hang_up(self) -> None:
+        """Nobody waits for handshakes any more."""
+        for stream in list(self._handshakes):
+            stream.abort()
 
 
 def _whole(seconds: float) -> int:

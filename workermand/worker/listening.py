@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterator
 
 from workermand import address
-from workermand.errors import ControlError
+from workermand.errors import ConfigError, ControlError
 from workermand.link import Listen, Unlisten
 from workermand.protocols import registry
 from workermand.spec import ListenSpec, ServerSpec
@@ -80,6 +80,11 @@ class Listeners:
         for listener in self._listeners:
             listener.stop()
 
+    def hang_up(self) -> None:
+        """Handshakes that are under way come to nothing."""
+        for listener in self._listeners:
+            listener.hang_up()
+
     def adopt(self, uri: str, fds: list[int]) -> None:
         """More sockets of an address: the master has no other child for them."""
         for listener in self._listeners:
@@ -140,6 +145,9 @@ class Listeners:
         schemes = tuple(server.protocols)
         listen = address.parse(uri, run_dir=server.run_dir, worker_name=self._worker.name, schemes=schemes)
         registry.resolve(listen.protocol, server.protocols)
+        if listen.tls and self._worker.keyring is None:
+            where = f"worker.{self._worker.name}: listen()"
+            raise ConfigError(where, f'"{uri}" needs a certificate', "set `tls` of this worker in the TOML")
         if uri in self._extra or any(listener.spec.uri == uri for listener in self._listeners):
             raise ControlError(f"this process listens on {uri} already")
         if handler is None:

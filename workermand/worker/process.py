@@ -20,11 +20,11 @@ import setproctitle
 import uvloop
 
 from workermand import log
-from workermand.errors import ExitCode
+from workermand.errors import ExitCode, LoadError
 from workermand.link import Link, LinkClosed, Words
 from workermand.protocols import registry
 from workermand.spec import ServerSpec, WorkerSpec
-from workermand.worker import guard, handlers, importer, output, privileges, signals, timer
+from workermand.worker import guard, handlers, importer, output, privileges, signals, timer, tls
 from workermand.worker.guard import USERS
 from workermand.worker.runtime import Runtime, Sockets
 from workermand.worker.timer import Timers
@@ -44,26 +44,28 @@ def run(
     *,
     generation: int,
     master_pid: int,
+    certificates: int | None = None,
 ) -> NoReturn:
-    """Called in the child with all signals masked and nothing open but what it is to keep. Ends the process with an
-    ExitCode."""
+    """Called in the child with all signals masked and nothing open but what it is to keep. ``certificates``: the
+    descriptor of what the master has read for `tls`. Ends the process with an ExitCode."""
     code = ExitCode.CRASHED
     try:
         flush = _become(worker, slot)
         logger.debug("generation %d", generation)
-        code = _live(server, worker, slot, listeners, link, flush, master_pid)
+        code = _live(server, worker, slot, listeners, link, flush, master_pid, certificates)
     except BaseException as error:  # a bug of ours: user code is contained by guard
         _say(link, Words("uncaught exception", guard.last_words(error)))
     finally:
         _end(code)
 
 
-def probe(server: ServerSpec, worker: WorkerSpec) -> str | None:
-    """Whether this worker's user can import its handler and protocols: None, or what is wrong. Changes the process for
-    good: for a throw-away child."""
+def probe(server: ServerSpec, worker: WorkerSpec, files: tls.Files | None = None) -> str | None:
+    """Whether this worker's user can import its handler and protocols, and OpenSSL takes what `tls` names (``files``):
+    None, or what is wrong. Changes the process for good: for a throw-away child."""
     try:
         _take_on(worker)
-    except PermissionError as error:
+        _keyring(worker, files)
+    except (PermissionError, LoadError) as error:
         return str(error)
     made, _timers = _make(server, worker, 0)
     try:
@@ -86,6 +88,7 @@ def _live(
     link: Link,
     flush: Callable[[], None],
     master_pid: int,
+    certificates: int | None,
 ) -> ExitCode:
     try:
         _take_on(spec)
@@ -95,6 +98,11 @@ def _live(
         _say(link, Words("privileges", str(error)))
         return ExitCode.PRIVILEGES
     worker, timers = _make(server, spec, slot)
+    try:
+        worker.keyring = _keyring(spec, None if certificates is None else tls.receive(certificates))
+    except LoadError as error:
+        _say(link, Words("certificate refused", str(error)))
+        return ExitCode.LOAD_FAILED
     try:
         _load(server, spec, worker)
     except USERS as error:
@@ -135,6 +143,11 @@ def _make(server: ServerSpec, spec: WorkerSpec, slot: int) -> tuple[Worker, Time
     timers = Timers(loop, worker.failed)
     timer.install(timers)
     return worker, timers
+
+
+def _keyring(spec: WorkerSpec, files: tls.Files | None) -> tls.Keyring | None:
+    """Raises LoadError."""
+    return None if spec.tls is None or files is None else tls.Keyring(spec.tls, files)
 
 
 def _load(server: ServerSpec, spec: WorkerSpec, worker: Worker) -> None:

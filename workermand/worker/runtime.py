@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from workermand import log
-from workermand.errors import ControlError, ExitCode
+from workermand.errors import ControlError, ExitCode, LoadError
 from workermand.link import (
     Adopt,
     Ask,
@@ -25,6 +25,7 @@ from workermand.link import (
     Draining,
     Link,
     Message,
+    Passed,
     Ready,
     Recycle,
     Refresh,
@@ -34,7 +35,7 @@ from workermand.link import (
     Words,
 )  # fmt: skip
 from workermand.spec import ListenSpec, ServerSpec, WorkerSpec
-from workermand.worker import guard
+from workermand.worker import guard, tls
 from workermand.worker.drain import RELOAD_TIME, Drain
 from workermand.worker.guard import USERS
 from workermand.worker.janitor import Janitor
@@ -196,7 +197,7 @@ class Runtime:
                 self._orders.send(Connections(asked, rows))
         close_all(fds)
 
-    def _refresh(self, spec: WorkerSpec, kinds: list[Literal["log", "stdout"]], fds: list[int]) -> None:
+    def _refresh(self, spec: WorkerSpec, kinds: list[Passed], fds: list[int]) -> None:
         """A reload that this process survives. What a handler has set on a connection itself stays as it is."""
         former = self._worker.limits
         self._worker.apply(spec)
@@ -209,12 +210,26 @@ class Runtime:
         for kind, fd in zip(kinds, fds, strict=True):
             if kind == "log":
                 log.adopt(fd)
+            elif kind == "certificates":
+                self._renew_certificates(spec, fd)
             else:
                 os.dup2(fd, 1)
                 os.dup2(fd, 2)
                 os.close(fd)
         # Nobody waits for it here: it may take as long as a start.
         self._reload(spec.timeouts.start)
+
+    def _renew_certificates(self, spec: WorkerSpec, fd: int) -> None:
+        """Handshakes from here on get the new ones; if OpenSSL does not take these, those before them."""
+        files = tls.receive(fd)
+        if spec.tls is None:
+            return
+        try:
+            self._worker.keyring = tls.Keyring(spec.tls, files)
+            self._worker.note = ""
+        except LoadError as error:
+            self._worker.note = f"the former certificate stays: {error}"
+            logger.error("%s", self._worker.note)
 
     def _reload(self, seconds: float = RELOAD_TIME) -> asyncio.Task[None]:
         return self._loop.create_task(self._bounded("on_worker_reload", seconds))

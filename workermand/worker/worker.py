@@ -25,6 +25,7 @@ from workermand.worker.handlers import Handlers
 
 if TYPE_CHECKING:
     from workermand.worker.connection import Connection
+    from workermand.worker.tls import Keyring
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +99,10 @@ class Worker:
         """Connections that may have half a request: the only ones that are examined for its deadlines."""
         self.handlers = handlers or Handlers()
         self.loop = loop or asyncio.get_running_loop()
+        self.keyring: Keyring | None = None
+        """The certificates of the encrypted listeners."""
+        self.note = ""
+        """What the status says of this process."""
         self._runtime: Runtime | None = None
         self._last_connection_id = 0
         self._when_empty: typing.Callable[[], None] | None = None
