@@ -39,6 +39,13 @@ def test_taken_apart(uri: str, protocol: str | None, expected: tuple[object, ...
     assert listen.uri == uri
 
 
+def test_some_schemes_are_encrypted() -> None:
+    for uri, protocol, tls in (("https://0.0.0.0:1", "http", True), ("wss://[::]:1", "websocket", True),
+                               ("http://0.0.0.0:1", "http", False), ("unix://a", "raw", False)):  # fmt: skip
+        listen = parse(uri)
+        assert (listen.protocol, listen.tls) == (protocol, tls)
+
+
 @pytest.mark.parametrize(
     ("uri", "protocol", "words"),
     [
@@ -48,7 +55,7 @@ def test_taken_apart(uri: str, protocol: str | None, expected: tuple[object, ...
         (
             "gopher://0.0.0.0:70",
             None,
-            "there are frame, http, jsonnl, tcp, text, udp, unix, websocket, and those of [protocols]",
+            "there are frame, http, https, jsonnl, tcp, text, udp, unix, websocket, wss, and those of [protocols]",
         ),
         ("text://0.0.0.0", None, "expected host:port"),
         ("text://0.0.0.0:0", None, "found port 0; expected 1 to 65535"),

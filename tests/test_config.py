@@ -20,11 +20,13 @@ from workermand.spec import (
     HttpLimits,
     Inbox,
     Keepalive,
+    KeyPair,
     Limits,
     ListenSpec,
     LogSpec,
     ServerSpec,
     Timeouts,
+    TlsSpec,
     WebSocketLimits,
     WorkerSpec,
 )
@@ -362,6 +364,89 @@ def test_any_tree_is_a_configuration_or_a_complaint(
             load("")
 
 
+# ---------------------------------------------------------------------------------------------------- tls
+
+
+def tls_worker(listen: str, tls: str) -> str:
+    return f"[worker.x]\nhandler = 'a'\nlisten = {listen}\ntls = {{{tls}}}\n"
+
+
+def test_every_key_of_tls(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "word").write_text("secret\n")
+    text = """
+cert = "c.pem", key = "../k.pem", password = "${file:word}", ca = "/ca.pem", verify_client = "optional",
+alpn = ["a", "b"], min_version = "1.3", sni = {"b.example" = {cert = "b.pem"}, c = {cert = "/c.pem", key = "c.key"}}
+""".replace("\n", " ")
+    worker = load(tls_worker("'text://127.0.0.1:1'", text)).workers["x"]
+    assert worker.tls == TlsSpec(
+        cert=str(tmp_path / "c.pem"),
+        key=str(tmp_path.parent / "k.pem"),
+        password="secret",
+        ca="/ca.pem",
+        verify_client="optional",
+        alpn=("a", "b"),
+        min_version="1.3",
+        sni={
+            "b.example": KeyPair(cert=str(tmp_path / "b.pem")),
+            "c": KeyPair(cert="/c.pem", key=str(tmp_path / "c.key")),
+        },
+    )
+    assert "secret" not in repr(worker)
+
+
+@pytest.mark.parametrize(
+    ("listen", "encrypted"),
+    [
+        (["http://127.0.0.1:1", "https://127.0.0.1:2", "udp://127.0.0.1:3"], [False, True, False]),
+        (["text://127.0.0.1:1", "wss://127.0.0.1:2"], [False, True]),
+        (["text://127.0.0.1:1", "unix://a.sock"], [True, True]),
+        ([], []),
+    ],
+)
+def test_which_listeners_are_encrypted(load: Load, listen: list[str], encrypted: list[bool]) -> None:
+    worker = load(tls_worker(str(listen), "cert = 'c'")).workers["x"]
+    assert [one.tls for one in worker.listen] == encrypted
+    assert {one.protocol for one in worker.listen if one.uri.startswith("https")} <= {"http"}
+
+
+def test_defaults_may_have_a_part_of_tls(load: Load) -> None:
+    worker = load("[defaults]\ntls = {min_version = '1.3'}\n" + tls_worker("[]", "cert = '/c'")).workers["x"]
+    assert worker.tls == TlsSpec(cert="/c", min_version="1.3")
+
+
+@pytest.mark.parametrize(
+    ("listen", "tls", "words"),
+    [
+        (
+            "'udp://127.0.0.1:1'",
+            "cert = 'c'",
+            'x.tls: "udp://127.0.0.1:1" cannot be encrypted; there is no TLS over udp: give it',
+        ),
+        ("[]", "", "worker.x.tls.cert: missing; expected the PEM file"),
+        ("[]", "cert = 'c', sni = {'a.b' = {}}", "worker.x.tls.sni.a.b.cert: missing"),
+        ("[]", "cert = 'c', verify_client = true", "worker.x.tls.ca: missing; verify_client needs"),
+        ("[]", "cert = 'c', verify_client = 'maybe'", 'found "maybe", expected true or false, or "optional"'),
+        ("[]", "cert = 'c', min_version = '1.1'", 'found "1.1", expected "1.2" or "1.3"'),
+        ("[]", "cert = 'c', password = 1234", "tls.password: found something else, expected a string"),
+        ("[]", "cret = 'c'", 'worker.x.tls.cret: unknown key; did you mean "cert"?'),
+        ("[]", "cert = 'c', sni = {a = {kye = 'c'}}", 'worker.x.tls.sni.a.kye: unknown key; did you mean "key"?'),
+        ("[]", "cert = 'c', sni = {a = 'b.pem'}", 'worker.x.tls.sni.a: found "b.pem", expected a table'),
+    ],
+)
+def test_complaints_of_tls(load: Load, listen: str, tls: str, words: str) -> None:
+    said = complaint(load, tls_worker(listen, tls))
+    assert words in said and "1234" not in said
+
+
+def test_https_needs_a_certificate(load: Load) -> None:
+    said = complaint(load, "[worker.x]\nhandler = 'a'\nlisten = 'wss://127.0.0.1:1'")
+    assert said.endswith(
+        'worker.x.listen: "wss://127.0.0.1:1" needs a certificate; expected tls = {cert = "FILE.pem", key = "FILE.pem"} beside it'
+    )
+    with pytest.raises(ConfigError, match="needs a certificate"):
+        config.from_command_line("https://127.0.0.1:1", "apps.x", environ=ENVIRON)
+
+
 # ---------------------------------------------------------------------------------------------------- includes
 
 INCLUDE = '[server]\ninclude = "conf.d/*.toml"\n'
@@ -501,7 +586,7 @@ def test_the_shipped_file_has_every_key_once() -> None:
 def test_the_shipped_file_says_the_true_defaults(load: Load) -> None:
     """With every comment taken off, and nothing but defaults left, it says what spec.py says."""
     text = re.sub(r"^# (?=\w+ = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
-    text = re.sub(r"^(user|group|unix_user|unix_group|control_group|include) = .*", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^(user|group|unix_user|unix_group|control_group|include|tls) = .*", "", text, flags=re.MULTILINE)
     server = load(text)
     echo, unix = server.workers["echo"], server.workers["unix_echo"]
     assert echo == WorkerSpec(name="echo", handler="apps.echo", count=2, listen=echo.listen)

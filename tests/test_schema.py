@@ -39,6 +39,7 @@ def test_every_key_is_known() -> None:
         "[worker.a]\nhandler = 'a'\ntimeouts = {stop = '${env:STOP:-5s}'}\ncount = '${env:COUNT:-auto}'",
         "[defaults]\nuser = 'nobody'\n[server]\ninclude = 'x/*.toml'\nlog = {level = '${env:LEVEL}'}",
         "[defaults]\nhandler = 'a'\n[worker.a]",
+        "[worker.a]\nhandler = 'a'\ntls = {cert = 'c', password = '${env:P}', sni = {a = {cert = 'b'}}}",
         "[worker.a]\nhandler = 'a'\noptions = {any = [1, {thing = 2.5}]}",
     ],
 )
@@ -51,6 +52,7 @@ def test_valid(text: str) -> None:
     [
         "[worker.a]\ncount = 1",
         "[worker.a]\nhandler = 'a'\ncuont = 1",
+        "[worker.a]\nhandler = 'a'\ntls = {sni = {a = {crt = 'b'}}}",
         "[worker.a]\nhandler = 'a'\nname = 'a'",
         "[worker.a]\nhandler = 'a'\ncount = 'three'",
         "[worker.a]\nhandler = 'a'\ncount = 0",

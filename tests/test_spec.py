@@ -8,7 +8,18 @@ import msgspec
 import pytest
 
 from workermand import config, tables
-from workermand.spec import Keepalive, Limits, ListenSpec, LogSpec, ServerSpec, Spec, Timeouts, WorkerSpec
+from workermand.spec import (
+    Keepalive,
+    KeyPair,
+    Limits,
+    ListenSpec,
+    LogSpec,
+    ServerSpec,
+    Spec,
+    Timeouts,
+    TlsSpec,
+    WorkerSpec,
+)
 
 KINDS: list[type[Spec]] = [Limits, Timeouts, Keepalive, LogSpec]
 
@@ -73,3 +84,9 @@ def test_every_setting_can_be_written() -> None:
     made = {"file", "protocols", "workers"}
     assert set(config.SERVER) | made == set(ServerSpec.__struct_fields__) | {"include"}
     assert all(hint is not Any for hint in tables.hints_of(WorkerSpec).values())
+
+
+def test_a_password_is_not_shown() -> None:
+    tls = TlsSpec(cert="c.pem", password="secret", sni={"a.example": KeyPair(cert="a.pem")})
+    assert repr(tls) == str(tls) == "TlsSpec(cert='c.pem', sni=['a.example'])"
+    assert list(tls.pairs) == ["", "a.example"]

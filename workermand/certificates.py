@@ -104,7 +104,7 @@ def not_after(pem: bytes) -> list[float]:
 
 def _not_after(der: bytes) -> float:
     """RFC 5280 4.1: Certificate, TBSCertificate: [0] version, serialNumber, signature, issuer, validity."""
-    body = next(_elements(next(_elements(der))[1]))[1]
+    body = _elements(_elements(der)[0][1])[0][1]
     fields = [field for tag, field in _elements(body) if tag != 0xA0]
     _not_before, (tag, moment) = _elements(fields[3])
     text = moment.decode("ascii")
@@ -113,8 +113,9 @@ def _not_after(der: bytes) -> float:
     return datetime.datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=datetime.UTC).timestamp()
 
 
-def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
+def _elements(der: bytes) -> list[tuple[int, bytes]]:
     """The (tag, content) of each element."""
+    found = []
     at = 0
     while at < len(der):
         tag, length = der[at], der[at + 1]
@@ -123,5 +124,6 @@ def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
             size = length & 0x7F
             length = int.from_bytes(der[at : at + size], "big")
             at += size
-        yield tag, der[at : at + length]
+        found.append((tag, der[at : at + length]))
         at += length
+    return found

@@ -11,6 +11,7 @@ import pytest
 from workermand.errors import ConfigError
 from workermand.link import Message, Refresh
 from workermand.master import changes as module
+from workermand.master.bundles import Bundles
 from workermand.master.changes import Changes
 from workermand.master.child import Child, Event
 from workermand.master.slots import Slot
@@ -49,6 +50,7 @@ class Master:
     def __init__(self, spec: ServerSpec) -> None:
         self.state = State.RUNNING
         self.crew = self.sockets = self.outputs = self.notify = self.extras = self
+        self.bundles = Bundles()
         self.all: dict[tuple[str, int], Slot] = {}
         self.spawned: list[Fake] = []
         self.said: list[str] = []

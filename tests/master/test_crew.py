@@ -15,6 +15,7 @@ import pytest
 
 from workermand.link import Adopt, Draining, Link, Listen, Listening, Ready, Recycle, Words
 from workermand.master import crew as module
+from workermand.master.bundles import Bundles
 from workermand.master.child import Child, Phase
 from workermand.master.crew import Crew
 from workermand.master.sockets import Listeners, Sockets
@@ -66,6 +67,7 @@ class Master:
         self.state = State.RUNNING
         self.selector = selectors.EpollSelector()
         self.sockets = Sockets()
+        self.bundles = Bundles()
         self.outputs = self
         self.changes = Changes()
         self.stopped: list[Any] = []

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from workermand.master import plan
-from workermand.spec import ListenSpec, ServerSpec, WorkerSpec
+from workermand.spec import ListenSpec, ServerSpec, TlsSpec, WorkerSpec
 
 
 def listen(port: int, host: str = "127.0.0.1") -> ListenSpec:
@@ -167,3 +167,13 @@ def test_planning_changes_nothing() -> None:
     copy = msgspec.structs.replace(now.workers["echo"])
     plan.reload(now, server(worker(count=5)))
     assert now.workers["echo"] == copy
+
+
+def test_other_certificates_need_no_other_process() -> None:
+    """Whether there is TLS at all is another matter: listeners are what they are."""
+    plain, kept = worker(reloadable=False), worker(reloadable=False, tls=TlsSpec(cert="a"))
+    renewed = worker(reloadable=False, tls=TlsSpec(cert="b"))
+    assert plan.settle(kept, renewed) == renewed
+    assert plan.settle(kept, plain) == kept and plan.settle(plain, kept) == plain
+    its_plan = plan.reload(running(plain), server(kept))
+    assert its_plan.waits_for_restart == ["echo: the changed tls waits for `workermanctl restart echo`"]

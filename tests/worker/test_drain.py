@@ -58,6 +58,9 @@ class Doors:
     def stop(self) -> None:
         self.log.append("listeners stopped")
 
+    def hang_up(self) -> None:
+        """No handshakes here."""
+
 
 class Scene:
     def __init__(self) -> None:

@@ -117,7 +117,13 @@ class Plan:
 
 
 def changed_deferred(running: WorkerSpec, wanted: WorkerSpec) -> list[str]:
-    return [field for field in DEFERRED if getattr(running, field) != getattr(wanted, field)]
+    changed = [field for field in DEFERRED if getattr(running, field) != getattr(wanted, field)]
+    return [*changed, "tls"] if _tls_begins_or_ends(running, wanted) else changed
+
+
+def _tls_begins_or_ends(running: WorkerSpec, wanted: WorkerSpec) -> bool:
+    """Other certificates a living process can take; listeners that are encrypted from now on it cannot have."""
+    return (running.tls is None) != (wanted.tls is None)
 
 
 def settle(running: WorkerSpec | None, wanted: WorkerSpec) -> WorkerSpec:
@@ -125,7 +131,7 @@ def settle(running: WorkerSpec | None, wanted: WorkerSpec) -> WorkerSpec:
     if running is None or wanted.reloadable:
         return wanted
     kept = {field: getattr(running, field) for field in DEFERRED}
-    if (running.tls is None) != (wanted.tls is None):  # the listeners that would have it, or have it, wait too
+    if _tls_begins_or_ends(running, wanted):
         kept["tls"] = running.tls
     return msgspec.structs.replace(wanted, **kept)
 

@@ -49,8 +49,10 @@ class Keyring:
 
 def receive(fd: int) -> Files:
     """What the master has sent; closes ``fd``."""
-    with contextlib.closing(os.fdopen(fd, "rb", closefd=True)):
+    try:
         content = os.pread(fd, LARGEST, 0)
+    finally:
+        os.close(fd)
     return msgspec.msgpack.decode(content, type=Files)
 
 
@@ -87,22 +89,21 @@ def _one(tls: TlsSpec, files: Files, host: str, alpn: tuple[str, ...]) -> ssl.SS
         if tls.ca is not None:
             context.load_verify_locations(cadata=files[tls.ca].decode("ascii", errors="replace"))
     except (ssl.SSLError, OSError, ValueError) as error:
-        raise LoadError(_complaint(tls, host, error)) from error
+        raise LoadError(_complaint(tls, files, host, error)) from error
     if tls.verify_client:
         context.verify_mode = ssl.CERT_OPTIONAL if tls.verify_client == "optional" else ssl.CERT_REQUIRED
     return context
 
 
-def _complaint(tls: TlsSpec, host: str, error: Exception) -> str:
+def _complaint(tls: TlsSpec, files: Files, host: str, error: Exception) -> str:
+    """OpenSSL says "PEM lib" to nearly everything."""
     pair = tls.pairs[host]
-    files = pair.cert if pair.key is None else f"{pair.cert} and {pair.key}"
-    reason = getattr(error, "reason", "") or ""
-    words = {
-        "KEY_VALUES_MISMATCH": f"{files}: the key is of another certificate; name the two that were made together",
-        "BAD_DECRYPT": f"{files}: the password does not open the key; set tls.password",
-        "BAD_PASSWORD_READ": f"{files}: the key has a password; set tls.password",
-    }
-    return f"tls: {words.get(reason) or f'{files}: {error}'}"
+    what = str(error)
+    if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
+        what = "the key is of another certificate; name the two that were made together"
+    elif b"ENCRYPTED" in files[pair.key or pair.cert]:
+        what = "the key has a password; " + ("set tls.password" if tls.password is None else "tls.password is another")
+    return f"tls: {pair.cert if pair.key is None else f'{pair.cert} and {pair.key}'}: {what}"
 
 
 @contextlib.contextmanager
