@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import logging
 import socket
 import ssl
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -343,6 +346,41 @@ def test_what_was_good_before_a_forged_record_is_delivered(scene: Scene, meet: C
     assert peer.connection.close_reason is CloseReason.PEER_RESET
 
 
+def test_the_end_waits_for_who_has_paused(scene: Scene, meet: Callable[[], Peer]) -> None:
+    scene.on(on_message=lambda connection, data: (connection.send(data), connection.pause_recv()))
+    peer = meet()
+    peer.transport.receive(peer.encrypted(b"one\ntwo\n") + goodbye(peer))
+    assert peer.hear() == b"one\n" and not peer.has_ended
+    peer.connection.resume_recv()
+    scene.turn()
+    assert peer.hear() == b"one\ntwo\n" and not peer.has_ended
+    peer.connection.resume_recv()
+    scene.turn()
+    peer.hear()
+    assert peer.has_ended
+
+
+def goodbye(peer: Peer) -> bytes:
+    with contextlib.suppress(ssl.SSLError):
+        peer.tls.unwrap()
+    return peer._outgoing.read()
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_no_cycle_keeps_it_alive(fresh: Callable[[], Peer], begins: bool, request: pytest.FixtureRequest) -> None:
+    gc.disable()
+    request.addfinalizer(gc.enable)
+    peer = fresh()
+    if begins:
+        peer.shake_hands()
+    kept = [weakref.ref(peer.connection), weakref.ref(peer.tls)]
+    peer.transport.lose()
+    transport = peer.transport
+    del peer
+    transport.set_protocol(asyncio.Protocol())  # as uvloop does at the end
+    assert [ref() for ref in kept] == [None, None]
+
+
 # ---------------------------------------------------------------------------------------------------- behind a listener
 
 
@@ -393,3 +431,13 @@ def test_a_fast_stop_hangs_up(scene: Scene, listener: Listener) -> None:
         scene.until(lambda: listener.pending == 2)
         listener.hang_up()
         scene.until(lambda: listener.pending == 0)
+
+
+def test_a_browser_that_was_sent_here_with_http_is_told(scene: Scene, authority: Authority) -> None:
+    settings = TlsSpec(cert=str(authority.directory / "server.pem"), key=str(authority.directory / "server.key"))
+    scene.worker.keyring = Keyring(settings, certificates.read("tls", settings))
+    spec = ListenSpec(uri="https://x", transport="tcp", protocol="http", host="127.0.0.1", port=1, tls=True)
+    peer = Peer(scene, Listener(scene.worker, spec, [], Text), authority.client())
+    peer.transport.receive(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    head, _, body = bytes(peer.transport.sent).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n") and f"Content-Length: {len(body)}".encode() in head

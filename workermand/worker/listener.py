@@ -174,9 +174,8 @@ class Listener(Door):
         self._handshakes.discard(stream)
         self._gate.begun -= 1
         if failed:
-            connection = stream.wire.connection
             self.worker.stats.closed[CloseReason.TLS_FAILED] += 1
-            self._gate.left(connection)
+            self._gate.left(stream.wire.connection)
             logger.debug("no TLS with a client of %s: %s", self.spec.uri, error or "it went, or took too long")
 
     def hang_up(self) -> None:

@@ -23,6 +23,8 @@ import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+from workermand.worker.tls import HTTP
+
 if TYPE_CHECKING:
     from workermand.worker.listener import Listener
     from workermand.worker.wire import Wire
@@ -31,6 +33,13 @@ RECORD = 16 * 1024
 """Bytes: no TLS record holds more, so that one read never leaves a part of it behind."""
 CHUNK = 1024 * 1024
 """Bytes encrypted in one go: OpenSSL counts in an int."""
+
+
+PLAIN_HTTP = (
+    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: 47\r\n\r\n"
+    b"400 Bad Request: https:// is spoken here, only\n"
+)
+"""To a browser that was sent here with http://."""
 
 
 class State(enum.Enum):
@@ -50,6 +59,7 @@ class TlsStream(asyncio.Protocol):
         "_alarm",
         "_error",
         "_has_begun",
+        "_has_eof",
         "_incoming",
         "_listener",
         "_outgoing",
@@ -74,7 +84,7 @@ class TlsStream(asyncio.Protocol):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._state = SHAKING
-        self._has_begun = self._paused = False
+        self._has_begun = self._has_eof = self._paused = False
         self._error: Exception | None = None
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -115,6 +125,8 @@ class TlsStream(asyncio.Protocol):
             self.wire.connection_lost(error or self._error)
         else:
             self._end_handshake(failed=True)
+            self.wire.release()
+        del self.wire  # the two must not keep each other alive
 
     # ------------------------------------------------------------------ the handshake
 
@@ -126,7 +138,10 @@ class TlsStream(asyncio.Protocol):
             return
         except ssl.SSLError as error:
             self._error = error
-            self._flush()  # the alert that says why
+            if error.reason == "HTTP_REQUEST" and self._listener.spec.protocol in HTTP:
+                self._send(PLAIN_HTTP)
+            else:
+                self._flush()  # the alert that says why
             self._state = OVER
             self._transport.close()
             return
@@ -150,7 +165,7 @@ class TlsStream(asyncio.Protocol):
             return
         incoming, read = self._incoming, self.tls.read
         chunks = []
-        chunk = b"."
+        chunk = b"" if self._has_eof else b"."
         try:
             while chunk and incoming.pending:
                 chunk = read(RECORD)
@@ -164,7 +179,9 @@ class TlsStream(asyncio.Protocol):
             if data:
                 self.wire.data_received(data)
         if not chunk:
-            self._end_input()
+            self._has_eof = True
+            if not self._paused:
+                self._end_input()
         if self._outgoing.pending:  # new keys, or an alert
             self._flush()
         if self._error is not None:
@@ -183,7 +200,7 @@ class TlsStream(asyncio.Protocol):
     def resume_reading(self) -> None:
         self._paused = False
         self._transport.resume_reading()
-        if self._incoming.pending:  # came with the end of the handshake
+        if self._state is OPEN and (self._has_eof or self._incoming.pending):
             self.wire.worker.loop.call_soon(self._read)
 
     # ------------------------------------------------------------------ out
