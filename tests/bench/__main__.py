@@ -16,6 +16,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from pathlib import Path
 import psutil
 import websockets.sync.client
 
+from tests.certs import Authority
 from tests.conftest import wait_until
 from workermand.testing import RunningServer, running_server
 
@@ -219,6 +221,38 @@ def rivals(args: argparse.Namespace) -> Row:
     return "beside other servers on uvloop, 1 and 16 in flight", measured, "2 times cheaper"
 
 
+def tls_cost(pid: int, port: int, depth: int, seconds: float) -> float:
+    """As ``cost``, without that of the handshakes."""
+    command = [sys.executable, str(HERE / "tlsload.py"), str(port), "64", str(depth), str(seconds)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdin and client.stdout and client.stdout.readline() == "connected\n"
+        before = cpu(pid)
+        client.stdin.write("go\n")
+        client.stdin.flush()
+        count = int(client.stdout.readline())
+        return (cpu(pid) - before) * 1e6 / count
+
+
+def tls(args: argparse.Namespace) -> Row:
+    """Ours in the daemon, and as a bare stream beside other stacks, all in turn."""
+    answers = []
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+        cert, key = Authority(Path(directory)).issue()
+        settings = {"cert": str(cert), "key": str(key)}
+        server = stack.enter_context(running_server("bench", files=HANDLER, tls=settings))
+        pin(server.pid, SERVERS)
+        stacks = {"ours in the daemon": (server.pid, server.port)}
+        for name in ("ours", "aiofastnet", "uvloop"):
+            command = [sys.executable, HERE / "bare_tls.py", name]
+            stacks[f"{name} bare"] = stack.enter_context(foreign(command))
+        stack.enter_context(clients_on_a_core_of_their_own())
+        for depth in (1, 16):
+            rounds = [[tls_cost(*where, depth, args.seconds) for where in stacks.values()] for _ in range(args.rounds)]
+            medians = map(statistics.median, zip(*rounds, strict=True))
+            answers.append(", ".join(f"{name} {each:.2f} us" for name, each in zip(stacks, medians, strict=True)))
+    return "CPU per message over TLS, 64 connections, 1 and 16 in flight", "; ".join(answers), ""
+
+
 def floor(args: argparse.Namespace) -> Row:
     with foreign([sys.executable, HERE / "bare.py"]) as (pid, port):
         words = [["text", 64, depth] for depth in (1, 16)]
@@ -337,6 +371,7 @@ MEASURES = {
         websocket,
         http,
         rivals,
+        tls,
         floor,
         short,
         idle,
