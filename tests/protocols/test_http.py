@@ -1,21 +1,13 @@
-"""http: every cut, llhttp's own corpus, the limits, whose turn it is, and what an end leaves behind.
-
-llhttp_requests.json: the strict request cases of llhttp's tests (https://github.com/nodejs/llhttp, MIT licence,
-Copyright Fedor Indutny, 2018) as data: the bytes (latin-1), why llhttp refuses them (null: it does not), how many
-messages it completes.
-"""
+"""http: every cut, the limits, whose turn it is, and what an end leaves behind; llhttp's corpus is test_llhttp.py's."""
 
 from __future__ import annotations
 
 import gc
-import json
 import weakref
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,27 +17,6 @@ from workermand.http.request import Request
 from workermand.http.response import Response
 from workermand.protocols.http import Http
 from workermand.testing import check_protocol, feed_all
-
-CASES = json.loads(Path(__file__).with_name("llhttp_requests.json").read_text())
-IDS = [f"{number}: {case['title']}" for number, case in enumerate(CASES)]
-
-NO_HOST = "host: Host is missing"
-REFUSED = {
-    "No HTTP version": "version: HTTP/0.9",
-    "M-SEARCH request": "target: * is a target of OPTIONS only",
-    "SOURCE request": "method: method SOURCE",
-    "SOURCE request with ICE": "version: this is another protocol",
-    "OPTIONS request with RTSP": "version: this is another protocol",
-    "ANNOUNCE request with RTSP": "version: this is another protocol",
-    "POST with `chunked` as last transfer-encoding": "transfer-coding: no Transfer-Encoding but chunked",
-    "POST with `chunked` as last transfer-encoding (multiple headers)": "transfer-coding: no Transfer-Encoding",
-}
-"""What the parser takes and we refuse, by rule, beside the many that have no Host."""
-HAVE_NO_HOST = 37
-IGNORED = "Data after `Connection: close`"
-"""llhttp's word for what we do not look at any more."""
-UNCOUNTED = "Content-Length reset when no body is received"
-"""llhttp's tests skip the bodies of this one, which the bytes do not say."""
 
 GET = b"GET /a?b=1 HTTP/1.1\r\nHost: example.com\r\n\r\n"
 POST = b"POST /form HTTP/1.1\r\nHost: example.com\r\nContent-Length: 12\r\n\r\nhel\r\n\r\no\r\n\r\n"
@@ -166,48 +137,6 @@ def test_requests_that_are_not_plain_are_read_the_same_way() -> None:
         whole = outcome([wire])
         assert len(whole[0]) == 7
         assert outcome(in_bytes(wire)) == whole
-
-
-@pytest.mark.parametrize("case", CASES, ids=IDS)
-def test_the_parser_alone_agrees_with_llhttp(case: dict[str, Any]) -> None:
-    wire = case["request"].encode("latin-1")
-    for pieces in ([wire], in_bytes(wire)):
-        assert _alone(pieces) == (case["error"], case["messages"] if case["title"] != UNCOUNTED else 0)
-
-
-def _alone(pieces: list[bytes]) -> tuple[str | None, int]:
-    completed: list[None] = []
-    parser = HttpRequestParser(SimpleNamespace(on_message_complete=lambda: completed.append(None)))
-    try:
-        for piece in pieces:
-            parser.feed_data(piece)
-    except HttpParserUpgrade:
-        return "Pause on CONNECT/Upgrade", len(completed)
-    except HttpParserError as error:
-        return str(error), len(completed)
-    return None, len(completed)
-
-
-@pytest.mark.parametrize("case", CASES, ids=IDS)
-def test_the_server_refuses_what_llhttp_refuses_and_by_rule_some_more(case: dict[str, Any]) -> None:
-    wire = case["request"].encode("latin-1")
-    requests, reason, farewell = outcome([wire])
-    assert outcome(in_bytes(wire)) == (requests, reason, farewell)
-    if case["error"] == IGNORED:
-        assert reason == "http: the last request"
-    elif case["error"] is not None:
-        assert farewell
-    elif case["title"] in REFUSED:
-        assert reason.startswith("http: " + REFUSED[case["title"]])
-    elif farewell:
-        assert reason == "http: " + NO_HOST
-    elif case["title"] != UNCOUNTED:
-        assert len(requests) == case["messages"]
-
-
-def test_so_many_of_the_corpus_have_no_host() -> None:
-    reasons = [outcome([case["request"].encode("latin-1")])[1] for case in CASES if case["error"] is None]
-    assert reasons.count("http: " + NO_HOST) == HAVE_NO_HOST
 
 
 # ---------------------------------------------------------------------------------------------------- limits
