@@ -1,4 +1,4 @@
-# Verbs: run test style types imports coverage system soak bench install uninstall clean
+# Verbs: run test style types imports coverage system soak conformance fuzz bench install uninstall clean
 
 PYTHON ?= /usr/bin/python3
 # More words for pytest: make test ARGS="-k timer"
@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --quiet --disable-pip-version-check --use-pep517
 
-.PHONY: run test style types imports coverage system soak bench install uninstall clean
+.PHONY: run test style types imports coverage system soak conformance fuzz bench install uninstall clean
 
 # On a terminal the daemon gets a process group of its own (bash -m): Ctrl+C is its alone to answer, and make ends with
 # its exit code instead of dying of the signal.
@@ -64,6 +64,14 @@ system: $(VENV)/.tests
 soak: $(VENV)/.tests
 	$(BIN)/python -m pytest -m soak --soak --timeout 3600 $(ARGS)
 
+# Autobahn's suite, all of it: 10 minutes. make conformance ARGS="9.* 12.1.*"
+conformance: $(VENV)/.tests
+	@set -f; $(BIN)/python -m tests.conformance $(ARGS)
+
+# Each harness for 10 minutes, two at a time. make fuzz ARGS="http --seconds 60"
+fuzz: $(VENV)/.tests
+	@$(BIN)/python -m tests.fuzz $(ARGS)
+
 bench: $(VENV)/.tests
 	@$(MAKE) --quiet --directory tests/bench
 	@$(BIN)/python -m tests.bench $(ARGS)
@@ -78,5 +86,5 @@ uninstall:
 	@DESTDIR='$(DESTDIR)' sh systemd/install.sh uninstall
 
 clean:
-	rm -rf $(VENV) .coverage .*_cache .hypothesis build dist
+	rm -rf $(VENV) .coverage .*_cache .hypothesis .fuzz build dist
 	@$(MAKE) --quiet --directory tests/bench clean

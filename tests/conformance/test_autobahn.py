@@ -1,0 +1,24 @@
+"""Autobahn's suite, which has a case for each sentence of RFC 6455 and RFC 7692: without the slow ones, which
+`make conformance` has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conformance import autobahn
+
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("autobahn"), pytest.mark.timeout(600)]
+
+CASES = 337
+"""In autobahn.QUICK: 247, and 54, and 18 each."""
+
+
+def test_no_case_fails(tmp_path: Path) -> None:
+    if autobahn.python27() is None:
+        pytest.skip("no Python 2.7, for which Autobahn's suite is written: PYTHON27 may name one")
+    autobahn.install()
+    results = autobahn.results(autobahn.QUICK, tmp_path)
+    assert len(results) == CASES
+    assert {number: word for number, word in results.items() if word != "OK"} == autobahn.EXPECTED
