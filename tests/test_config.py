@@ -25,6 +25,7 @@ from workermand.spec import (
     ListenSpec,
     LogSpec,
     ServerSpec,
+    SessionSpec,
     Timeouts,
     TlsSpec,
     WebSocketLimits,
@@ -228,6 +229,16 @@ COMPLAINTS = [
     (ECHO + "timeouts = {start = 0}", "worker.echo.timeouts.start: found 0, expected a duration"),
     (ECHO + "keepalive = {idle = 0}", "worker.echo.keepalive.idle: found 0, expected a duration"),
     (ECHO + "limits = {package = '1XB'}", 'worker.echo.limits.package: found "1XB", expected a size such as "64KiB"'),
+    (ECHO + "session = {store = 'mysql://root:pw@db'}", "worker.echo.session.store: no store of this kind; expected "),
+    (ECHO + "session = {cookie = 'a b'}", 'worker.echo.session.cookie: found "a b", expected a cookie\'s name'),
+    (ECHO + "session = {path = 'x'}", 'worker.echo.session.path: found "x", expected a path, beginning with "/"'),
+    (ECHO + "session = {domain = 'a;b'}", 'worker.echo.session.domain: found "a;b", expected a domain, or nothing'),
+    (ECHO + "session = {lifetime = 0}", "worker.echo.session.lifetime: found 0, expected a duration"),
+    (ECHO + "session = {secure = 'yes'}", 'worker.echo.session.secure: found "yes", expected true or false, or "auto"'),
+    (ECHO + "session = {same_site = 'lax'}", 'worker.echo.session.same_site: found "lax", expected "Lax" or "Strict"'),
+    (ECHO + "session = {same_site = 'None'}", 'session.same_site: "None" without TLS: browsers drop the cookie; set '),
+    (ECHO + "session = {cookie = '__Secure-a'}", "session.cookie: __Secure- without TLS: browsers drop the cookie"),
+    (ECHO + "session = {cookie = '__Host-a', secure = true, path = '/a'}", "session.cookie: __Host- is for the whole "),
     (ECHO + "limits = 7", "worker.echo.limits: found 7, expected a table"),
     (ECHO + "backlog = 9999999999", "worker.echo.backlog: found 9999999999, expected an integer, from 1 to 2147483647"),
     (ECHO + "limits = {package = '9999999999TiB'}", 'worker.echo.limits.package: found "9999999999TiB", expected a size'),
@@ -572,10 +583,10 @@ def test_the_shipped_file_has_every_key_once() -> None:
     """Set, or commented out; and what is commented out is the default or a value that would be taken."""
     lines = [line for line in SHIPPED.read_text().splitlines() if re.match(r"(# )?\w+ = ", line)]
     written = [line.removeprefix("# ").partition(" = ")[0] for line in lines]
-    kinds = (Limits, HttpLimits, WebSocketLimits, Timeouts, Keepalive, LogSpec)
+    kinds = (Limits, HttpLimits, WebSocketLimits, Timeouts, Keepalive, SessionSpec, LogSpec)
     tables = [config.WORKER, config.SERVER, *(kind.__struct_fields__ for kind in kinds)]
     wanted = [key for table in tables for key in table]
-    for of_its_own in ("log", "limits", "http", "websocket", "timeouts", "keepalive"):
+    for of_its_own in ("log", "limits", "http", "websocket", "timeouts", "keepalive", "session"):
         wanted.remove(of_its_own)
     once = {key for key in wanted if written.count(key) == wanted.count(key)}
     # What a worker needs stands in every worker.

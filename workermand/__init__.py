@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )  # fmt: skip
     from workermand.http.request import Request
     from workermand.http.response import Chunk, Response, ServerSentEvents
+    from workermand.http.session import Session
     from workermand.protocols.base import Delimited, LengthPrefixed, Protocol
     from workermand.protocols.websocket import BINARY_TYPE_ARRAYBUFFER, BINARY_TYPE_BLOB
     from workermand.protocols.wsframe import Close, Ping, Pong
@@ -52,6 +53,7 @@ __all__ = [
     "Response",
     "SendError",
     "ServerSentEvents",
+    "Session",
     "Timer",
     "UdpConnection",
     "Worker",
@@ -61,6 +63,7 @@ __all__ = [
 _HOMES = {
     "workermand.http.request": ("Request",),
     "workermand.http.response": ("Chunk", "Response", "ServerSentEvents"),
+    "workermand.http.session": ("Session",),
     "workermand.protocols.base": ("Delimited", "LengthPrefixed", "Protocol"),
     "workermand.protocols.websocket": ("BINARY_TYPE_ARRAYBUFFER", "BINARY_TYPE_BLOB"),
     "workermand.protocols.wsframe": ("Close", "Ping", "Pong"),

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from workermand import address, places, tables, values
 from workermand.errors import ConfigError
-from workermand.spec import KeyPair, ListenSpec, LogSpec, Processes, ServerSpec, WorkerSpec
+from workermand.spec import KeyPair, ListenSpec, LogSpec, Processes, ServerSpec, SessionSpec, WorkerSpec
 from workermand.tables import Place
 
 # ---------------------------------------------------------------------- what may stand in a file
@@ -264,6 +264,7 @@ def _worker(place: Place, name: str, table: dict[str, Any], run_dir: str, protoc
         _check_network(place / "trusted_proxies", network)
     _check_plain(place, table)
     spec = WorkerSpec(name=name, **fields)
+    _check_session(place / "session", spec.session)
     places.check_users(str(place), spec)
     return spec
 
@@ -274,6 +275,21 @@ def _check_network(place: Place, network: str) -> None:
     except ValueError as error:
         hint = 'expected addresses and networks: "127.0.0.1", "10.0.0.0/8"'
         raise ConfigError(str(place), str(error), hint) from None
+
+
+def _check_session(place: Place, session: SessionSpec) -> None:
+    """Not only its values: what browsers refuse, they refuse without a word."""
+    if session.store != "file" and not session.store.startswith(("redis://", "rediss://", "unix://")):
+        hint = 'expected "file" or an address such as "redis://127.0.0.1:6379/0"'
+        raise ConfigError(str(place / "store"), "no store of this kind", hint)  # not shown: it may have a password
+    is_secure = session.secure is True
+    if session.same_site == "None" and not is_secure:
+        raise ConfigError(str(place / "same_site"), '"None" without TLS: browsers drop the cookie', "set secure = true")
+    if session.cookie.startswith("__Secure-") and not is_secure:
+        raise ConfigError(str(place / "cookie"), "__Secure- without TLS: browsers drop the cookie", "set secure = true")
+    if session.cookie.startswith("__Host-") and not (is_secure and session.path == "/" and not session.domain):
+        hint = 'set secure = true and path = "/", and no domain'
+        raise ConfigError(str(place / "cookie"), "__Host- is for the whole of one host, over TLS", hint)
 
 
 def _check_plain(place: Place, value: object) -> None:

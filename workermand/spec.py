@@ -140,6 +140,28 @@ class WebSocketSpec(Spec, frozen=True, kw_only=True):
     """permessage-deflate, for clients that offer it."""
 
 
+class SessionSpec(Spec, frozen=True, kw_only=True):
+    """What request.session is kept in, and the cookie that has its id."""
+
+    store: str = "file"
+    """In worker.state_dir; or "redis://host:port/database", "rediss://..." (TLS), "unix:///run/redis.sock"."""
+    cookie: Annotated[str, Meta(pattern=r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$", description="a cookie's name")] = "WMSESSID"
+    lifetime: Annotated[float, Meta(ge=1, le=2_000_000_000, extra_json_schema={"unit": "seconds"})] = 1440.0
+    """Since it was last changed; by itself it is prolonged when it is used in the second half of it."""
+    size: Bytes = 64 * KIB
+    """Of all that is in it."""
+    path: Annotated[str, Meta(pattern=r"^/[^\x00-\x1f\x7f;]*$", description='a path, beginning with "/"')] = "/"
+    domain: Annotated[str, Meta(pattern=r"^[0-9A-Za-z.-]*$", description="a domain, or nothing")] = ""
+    """With its subdomains; "" = the host alone that set it."""
+    secure: bool | Literal["auto"] = "auto"
+    """To be sent over TLS only; auto = when it was set over TLS."""
+    http_only: bool = True
+    """Scripts of the page cannot read it."""
+    same_site: Literal["Lax", "Strict", "None"] = "Lax"
+    sweep: Seconds = 300.0
+    """Between two looks for files that have expired; 0 = never."""
+
+
 class Heartbeat(Spec, frozen=True, kw_only=True):
     """Pings to WebSocket clients."""
 
@@ -222,6 +244,7 @@ class WorkerSpec(Spec, frozen=True, kw_only=True):
     """Addresses and networks whose X-Forwarded-For and X-Real-IP are believed."""
     websocket: WebSocketSpec = WebSocketSpec()
     heartbeat: Heartbeat = Heartbeat()
+    session: SessionSpec = SessionSpec()
 
 
 class LogSpec(Spec, frozen=True, kw_only=True):

@@ -129,4 +129,4 @@ def test_what_a_head_says() -> None:
 def test_every_rule_is_refused_by_its_own_status() -> None:
     for rule, status in RULES.items():
         assert Refusal(rule, "why").status == status
-    assert set(RULES.values()) == {400, 413, 414, 415, 417, 421, 431, 501, 505}
+    assert set(RULES.values()) == {400, 413, 414, 415, 417, 421, 431, 501, 503, 505}

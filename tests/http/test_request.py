@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from workermand.http.policy import Refusal
 from workermand.http.request import Request, networks, remote_ip
 from workermand.http.response import Response
+from workermand.http.session import Session
 from workermand.protocols.http import Http
 
 
@@ -184,3 +186,52 @@ def test_proxies_are_not_believed_unless_trusted() -> None:
 def test_networks() -> None:
     with pytest.raises(ValueError, match="does not appear to be"):
         networks(["example.com"])
+
+
+@pytest.mark.parametrize(
+    ("tls", "peer", "proto", "is_secure"),
+    [
+        (True, "192.0.2.1", "", True),
+        (False, "192.0.2.1", "https", False),
+        (False, "127.0.0.1", "https", True),
+        (False, "", "HTTPS", True),
+        (False, "127.0.0.1", "https, http", False),
+        (False, "127.0.0.1", "http, https", True),
+        (False, "127.0.0.1", "", False),
+    ],
+)
+def test_whether_the_client_speaks_tls(tls: bool, peer: str, proto: str, is_secure: bool) -> None:
+    request = make(headers=f"X-Forwarded-Proto: {proto}\r\n" if proto else "")
+    request.connection = SimpleNamespace(is_secure=tls, get_remote_ip=lambda: peer)
+    request.trusted = networks(["127.0.0.1"])
+    assert request.is_secure is is_secure
+    request.trusted = ()
+    assert request.is_secure is tls
+
+
+def test_the_session_is_the_runtimes() -> None:
+    opened: list[Session] = []
+
+    class Sessions:
+        def open(self, request: Request) -> Session:
+            opened.append(Session())
+            request.begin_session(opened[0])
+            return opened[0]
+
+        async def load(self, request: Request) -> Session:
+            return self.open(request)
+
+        def settle(self, request: Request, session: Session) -> list[str]:
+            return [f"id={session.id}"]
+
+    for of in ("session", "load_session"):
+        opened.clear()
+        request = make()
+        assert request.set_cookies == [] and request.session_if_read is None
+        request.settle_session()
+        request.connection = SimpleNamespace(worker=SimpleNamespace(sessions=Sessions()))
+        session = request.session if of == "session" else asyncio.run(request.load_session())
+        assert request.session is session is request.session_if_read and asyncio.run(request.load_session()) is session
+        assert request.session_id() == session.id != request.session_regenerate_id()
+        request.settle_session()
+        assert request.set_cookies == [f"id={session.id}"] and len(opened) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -217,3 +218,26 @@ def test_a_broadcast_goes_to_all_but_some(scene: Scene) -> None:
     said_now = [transport.sent[length:] for (_, transport), length in zip(clients, lengths, strict=True)]
     assert said_now == [b"", frame(0x81, b"news"), frame(0x81, b"news")]
     assert page_transport.sent == b""
+
+
+def test_the_101_brings_the_cookie_of_a_session(scene: Scene, tmp_path: Path) -> None:
+    def before(connection: Connection, request: Request) -> None:
+        request.session["user"] = "ann"
+
+    scene.worker.state_dir = str(tmp_path)
+    scene.on(on_websocket_connect=before, on_websocket_connected=lambda _, request: scene.log.append(request.session))
+    _connection, transport = connect(scene)
+    transport.receive(asking())
+    head = bytes(transport.sent)
+    assert head.startswith(b"HTTP/1.1 101 ")
+    assert head.count(b"\r\nSet-Cookie: WMSESSID=") == 1
+    assert scene.log[0].all() == {"user": "ann"} and (tmp_path / "sessions" / scene.log[0].id).exists()
+
+
+def test_a_session_that_cannot_be_kept_refuses_the_upgrade(scene: Scene, tmp_path: Path) -> None:
+    (tmp_path / "sessions").touch()
+    scene.worker.state_dir = str(tmp_path)
+    scene.on(on_websocket_connect=lambda _, request: request.session.put("user", "ann"))
+    _connection, transport = connect(scene)
+    transport.receive(asking())
+    assert transport.sent.startswith(b"HTTP/1.1 503 ")

@@ -17,7 +17,7 @@ import msgspec
 
 from workermand.http import ranges
 from workermand.http.ranges import Part
-from workermand.http.request import CLOSE, HEAD, OLD, Request
+from workermand.http.request import CLOSE, HEAD, OLD, SESSION, Request
 from workermand.http.response import REASONS, File, FileFacts, FilePart, Response
 
 HTML: Final = "text/html; charset=utf-8"
@@ -142,6 +142,10 @@ def _head(response: Response, request: Request, headers: list[tuple[str, str]], 
         request.demands |= CLOSE
     if request.demands & CLOSE:
         lines += "Connection: close\r\n"
+    if request.demands & SESSION and request.set_cookies:
+        if response.header("cache-control") is None and not any(name == "Cache-Control" for name, _ in headers):
+            lines += "Cache-Control: private\r\n"  # no cache in between may give this visitor's cookie to another
+        lines += "".join(f"Set-Cookie: {cookie}\r\n" for cookie in request.set_cookies)
     first = f"HTTP/1.1 {response.status} {response.reason}\r\n"
     return b"%b%b%b\r\n" % (first.encode("latin-1"), date, lines.encode("latin-1"))
 

@@ -37,6 +37,7 @@ RULES: Final = {
     "form": 400,
     "form-size": 413,
     "form-type": 415,
+    "session": 503,
 }
 
 _METHODS: Final = (

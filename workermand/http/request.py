@@ -15,6 +15,7 @@ import msgspec
 from workermand.http import forms
 from workermand.http.forms import Upload, Values
 from workermand.http.policy import Refusal
+from workermand.http.session import Session
 
 T = TypeVar("T")
 
@@ -27,7 +28,9 @@ OLD = 4
 CONTINUE = 8
 """followed by 100 Continue, for the request behind it;"""
 OPEN = 16
-"""under way: its head is out."""
+"""under way: its head is out;"""
+SESSION = 32
+"""sent when the session is saved, with its cookie."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -35,7 +38,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 class _Read:
     """What has been read out of a request so far."""
 
-    __slots__ = ("cookies", "files", "get", "headers", "post")
+    __slots__ = ("cookies", "files", "get", "headers", "post", "session", "set_cookies")
 
     def __init__(self) -> None:
         self.headers: dict[str, str] | None = None
@@ -43,6 +46,8 @@ class _Read:
         self.post: dict[str, Any] | None = None
         self.files: dict[str, list[Upload]] = {}
         self.cookies: dict[str, str] | None = None
+        self.session: Session | None = None
+        self.set_cookies: list[str] = []
 
 
 class Request(msgspec.Struct, eq=False):
@@ -209,7 +214,71 @@ class Request(msgspec.Struct, eq=False):
             return data if isinstance(data, dict) else {}
         return {}
 
+    # ------------------------------------------------------------------ the session
+
+    @property
+    def session(self) -> Session:
+        """What the server remembers of this browser: a dict. It is read when it is first asked for, and saved by
+        itself. Raises Refusal (503) when the store fails, RuntimeError when it would have to be awaited."""
+        session: Session | None = self.session_if_read
+        if session is None:
+            session = self._sessions.open(self)
+        return session
+
+    async def load_session(self) -> Session:
+        """The same, also where ``session`` cannot be read at once: with the store of redis, outside of on_message."""
+        session: Session | None = self.session_if_read
+        if session is None:
+            session = await self._sessions.load(self)
+        return session
+
+    @property
+    def session_if_read(self) -> Session | None:
+        """For the runtime: None when nobody has asked for it."""
+        return self._read.session if self._read is not None else None
+
+    def session_id(self) -> str:
+        """The id of the session, which is stored from now on, be it empty."""
+        return self.session.keep()
+
+    def session_regenerate_id(self) -> str:
+        """A new id for the session, whose former one is worth nothing any more: for a login."""
+        return self.session.regenerate_id()
+
+    def begin_session(self, session: Session) -> None:
+        """For the runtime: it has been read."""
+        self._reading().session = session
+        self.demands |= SESSION
+
+    def settle_session(self) -> None:
+        """For the protocol, before an answer with SESSION: the session is saved, and ``set_cookies`` says what the
+        browser is told. Raises Refusal."""
+        read = self._reading()
+        if read.session is not None:
+            read.set_cookies = self._sessions.settle(self, read.session)
+
+    @property
+    def set_cookies(self) -> list[str]:
+        """What its answer has to say in Set-Cookie, beside what the handler says there."""
+        return self._read.set_cookies if self._read is not None else []
+
+    @property
+    def _sessions(self) -> Any:
+        return self.connection.worker.sessions
+
     # ------------------------------------------------------------------ who
+
+    @property
+    def is_secure(self) -> bool:
+        """Nobody between the client and us could listen: its connection is TLS, or, as X-Forwarded-Proto of a trusted
+        proxy has it, the one to the proxy is."""
+        if self.connection.is_secure:
+            return True
+        if not self.trusted:
+            return False
+        peer = self.connection.get_remote_ip()
+        is_trusted = not peer or _is_in(peer, self.trusted)
+        return is_trusted and str(self.header("x-forwarded-proto", "")).rpartition(",")[2].strip().lower() == "https"
 
     @property
     def remote_ip(self) -> str:

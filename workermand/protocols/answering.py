@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 from workermand.errors import CloseReason
 from workermand.http import answers
 from workermand.http.policy import Refusal
-from workermand.http.request import CONTINUE, HEAD, OLD, OPEN, Request
+from workermand.http.request import CONTINUE, HEAD, OLD, OPEN, SESSION, Request
 from workermand.http.response import REASONS, Chunk, File, FileFacts, FilePart, Response, ServerSentEvents
 from workermand.protocols.base import MAX_PACKAGE, Protocol, as_bytes
 
@@ -29,13 +29,14 @@ class Answering(Protocol):
     """str, bytes, dict, list, Response, Chunk and ServerSentEvents out. ``gzip``: text above 1 KiB is compressed for
     clients that take it."""
 
-    __slots__ = ("connection", "gzip", "gzip_above", "open_answer", "owed")
+    __slots__ = ("around", "connection", "gzip", "gzip_above", "open_answer", "owed")
 
     wants_connection: ClassVar[bool] = True
 
     def __init__(self, max_package: int = MAX_PACKAGE, *, gzip: bool = False) -> None:
         super().__init__(max_package)
         self.connection: Any = None
+        self.around = None
         self.gzip = gzip
         self.gzip_above = answers.COMPRESSED_FROM if gzip else sys.maxsize
         self.owed: list[Request] = []
@@ -88,6 +89,8 @@ class Answering(Protocol):
         return self._answer(_response(message), self.owed[0])
 
     def _answer(self, response: Response, request: Request) -> bytes:
+        if request.demands & SESSION:
+            request.settle_session()
         if response.file is not None and response.file.facts is None:
             response.file.facts = self.open_file(response.file)
         answer = answers.answer(response, request, gzip=self.gzip)

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NoReturn
 
 from workermand.errors import CloseReason, ProtocolError
@@ -70,6 +70,8 @@ class Protocol:
     and stays as long as it may."""
     upgrades: bool = False
     """True: a message may ask for another protocol, see worker/upgrade.py."""
+    around: Callable[..., Any] | None = None
+    """Not None: an async function through which on_message is called, ``around(on_message, connection, message)``."""
     tail: ClassVar[bytes | None] = None
     """Not None: a str goes out in UTF-8 with this behind it, so that send() need not ask ``encode`` (0.06 us each).
     A subclass with an ``encode`` of its own has none unless it says so."""

@@ -272,6 +272,11 @@ class Connection:
         connected."""
         return self._info("socket")
 
+    @property
+    def is_secure(self) -> bool:
+        """It is TLS."""
+        return self._info("sslcontext") is not None
+
     def is_ipv4(self) -> bool:
         return "." in self.get_remote_ip()
 

@@ -74,7 +74,9 @@ class Inbox(Coroutine[Any, Any, None]):
     def use(self, callbacks: Callbacks) -> None:
         """What on_message is from the next message on."""
         assert callbacks.on_message is not None
-        if "on_message" in callbacks.asynchronous:
+        if (around := self._wire.protocol.around) is not None:
+            self._on_message = functools.partial(around, callbacks.on_message)
+        elif "on_message" in callbacks.asynchronous:
             self._on_message = callbacks.on_message
         else:
             self._on_message = functools.partial(_call, callbacks.on_message)

@@ -47,7 +47,7 @@ def _destination(wire: Wire) -> Callable[[Connection, Any], object]:
         return wire.inbox.put
     if wire.paused or wire.former is not None:
         return hold
-    if "on_message" in callbacks.asynchronous:
+    if "on_message" in callbacks.asynchronous or wire.protocol.around is not None:
         return put_first
     return callbacks.on_message
 
@@ -133,7 +133,8 @@ def idle(wire: Wire) -> bool:
         feed(wire, b"")
     if wire.epilogue is not None:
         wire.epilogue(b"")
-    return not (wire.is_waiting_for_handler or "on_message" in wire.connection.callbacks.asynchronous)
+    is_async = "on_message" in wire.connection.callbacks.asynchronous or wire.protocol.around is not None
+    return not (wire.is_waiting_for_handler or is_async)
 
 
 def lose_inbox(wire: Wire) -> None:

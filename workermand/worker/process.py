@@ -154,6 +154,7 @@ def _load(server: ServerSpec, spec: WorkerSpec, worker: Worker) -> None:
     """Raises LoadError, and whatever the user's modules raise."""
     importer.install(server.app_path)
     worker.handlers = handlers.load(spec.handler)
+    worker.sessions.make_store()
     for listen in spec.listen:
         registry.resolve(listen.protocol, server.protocols)
 

@@ -96,7 +96,7 @@ def _open(connection: Connection, request: Request) -> None:
         if callback is not None:
             connection.handshake = Handshake(upgrade)
             callback(connection, request)
-        if _accept(connection, upgrade):
+        if _accept(connection, request, upgrade):
             _call(connection, "on_websocket_connected", request)
 
 
@@ -106,7 +106,7 @@ async def _open_later(connection: Connection, request: Request) -> None:
         if connection.callbacks.on_websocket_connect is not None:
             connection.handshake = Handshake(upgrade)
             await _run(connection, "on_websocket_connect", request)
-        if _accept(connection, upgrade):
+        if _accept(connection, request, upgrade):
             await _run(connection, "on_websocket_connected", request)
 
 
@@ -136,7 +136,7 @@ def _check(connection: Connection, request: Request) -> handshake.Upgrade | None
         return None
 
 
-def _accept(connection: Connection, upgrade: handshake.Upgrade) -> bool:
+def _accept(connection: Connection, request: Request, upgrade: handshake.Upgrade) -> bool:
     """Whether it is a WebSocket now."""
     decided, connection.handshake = connection.handshake or Handshake(upgrade), None
     wire = connection.wire
@@ -148,7 +148,10 @@ def _accept(connection: Connection, upgrade: handshake.Upgrade) -> bool:
     if not wire.protocol.owes:  # on_websocket_connect has sent a Response
         wire.end_input(CloseReason.UPGRADE_REFUSED)
         return False
-    head = upgrade.accept(decided.subprotocol or "", decided.headers)
+    if request.session_if_read is not None:
+        request.settle_session()
+    cookies = [("Set-Cookie", cookie) for cookie in request.set_cookies]
+    head = upgrade.accept(decided.subprotocol or "", [*decided.headers, *cookies])
     connection.send(head, raw=True)
     limits = connection.worker.limits
     socket = Socket(

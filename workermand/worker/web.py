@@ -39,6 +39,8 @@ def serve(protocol: type[Protocol], worker: Worker, handlers: Handlers) -> Calla
     if not issubclass(protocol, Http):
         return protocol
     made_of = UpgradingWeb if issubclass(protocol, Upgrading) else Web
+    worker.sessions.start()
+    around = worker.sessions.around if worker.sessions.is_awaited else None
     limits = (worker.limits.http, head_limits(worker.limits.http))
 
     def make(package: int) -> Protocol:
@@ -46,7 +48,7 @@ def serve(protocol: type[Protocol], worker: Worker, handlers: Handlers) -> Calla
         settings = worker.limits.http
         if limits[0] is not settings:
             limits = (settings, head_limits(settings))
-        return made_of(
+        protocol = made_of(
             settings.body or package,
             limits=limits[1],
             requests=settings.requests or UNLIMITED,
@@ -54,6 +56,8 @@ def serve(protocol: type[Protocol], worker: Worker, handlers: Handlers) -> Calla
             gzip=worker.gzip,
             trusted=worker.trusted_proxies,
         )
+        protocol.around = around
+        return protocol
 
     return make
 

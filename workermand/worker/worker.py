@@ -22,6 +22,7 @@ from workermand.protocols.websocket import Prepared, WebSocket
 from workermand.spec import WorkerSpec
 from workermand.worker import guard, handlers
 from workermand.worker.handlers import Handlers
+from workermand.worker.sessions import Sessions
 
 if TYPE_CHECKING:
     from workermand.worker.connection import Connection
@@ -106,6 +107,8 @@ class Worker:
         self._runtime: Runtime | None = None
         self._last_connection_id = 0
         self._when_empty: typing.Callable[[], None] | None = None
+        self.sessions = Sessions(self)
+        """The runtime's: what request.session comes from."""
         self.apply(spec)
 
     def apply(self, spec: WorkerSpec) -> None:
@@ -119,6 +122,7 @@ class Worker:
         self.keepalive = spec.keepalive
         self.tcp_nodelay = spec.tcp_nodelay
         self.gzip = spec.gzip
+        self.session = spec.session
         self.websocket = spec.websocket
         self.heartbeat = spec.heartbeat
         self.trusted_proxies = networks(spec.trusted_proxies)
