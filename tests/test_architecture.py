@@ -40,6 +40,7 @@ class Rule:
     def permits(self, target: str) -> bool:
         name, _, rest = target.partition(".")
         if name == "workermand":
+            rest = rest or "public"
             return any(rest == allowed or rest.startswith(f"{allowed}.") for allowed in self.allowed)
         return not any(target == refused or target.startswith(f"{refused}.") for refused in self.refused)
 

@@ -114,6 +114,13 @@ class Response:
         self.file = File(os.fspath(path), offset, length)
         return self
 
+    def with_open_file(self, fd: int, name: str) -> Self:
+        """Like with_file(), for a file that is open for reading already; Content-Type is by its ``name``. ``fd`` is the
+        runtime's once the response is sent, and closed by it. OSError for what is no open file."""
+        facts = os.fstat(fd)
+        self.file = File(name, facts=FileFacts(fd, facts.st_size, facts.st_mtime_ns))
+        return self
+
     # ------------------------------------------------------------------ headers
 
     def with_header(self, name: str, value: str | Iterable[str]) -> Self:

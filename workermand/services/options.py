@@ -1,0 +1,52 @@
+"""``worker.options`` held to a struct: what a service is told is checked before it serves.
+
+The TOML file's own keys are checked by the daemon; what stands below ``options`` is the handler's to understand. A
+complaint is a LoadError that names the worker and the key, and ends the start.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+from collections.abc import Callable
+from types import ModuleType
+from typing import TypeVar
+
+import msgspec
+
+from workermand import LoadError, Worker
+
+T = TypeVar("T", bound=msgspec.Struct)
+Complaint = Callable[[str, str], LoadError]
+"""complaint() for one worker."""
+
+
+def read(worker: Worker, kind: type[T]) -> T:
+    """The options as ``kind`` has them: its fields are the keys, its defaults theirs. Raises LoadError."""
+    keys = [field.encode_name for field in msgspec.structs.fields(kind)]
+    for key in worker.options:
+        if key not in keys:
+            near = difflib.get_close_matches(key, keys, 1)
+            raise complaint(worker, key, f'did you mean "{near[0]}"?' if near else f"there are {', '.join(keys)}")
+    try:
+        return msgspec.convert(worker.options, kind, str_keys=True)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at ")
+        key = re.sub(r"^`(?:key in )?\$\.?|`$", "", where)
+        raise complaint(worker, key, what.replace("`", "").replace("Expected", "expected")) from None
+
+
+def complaint(worker: Worker, key: str, what: str) -> LoadError:
+    """ "worker web: options.root: ..." """
+    return LoadError(f"worker {worker.name}: options{f'.{key}' if key else ''}: {what}")
+
+
+def imported(worker: Worker, key: str, name: str) -> ModuleType:
+    """The module that an option names. Raises LoadError when there is none; what it raises itself passes through."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
+            raise
+        raise complaint(worker, key, f"no module named {error.name} on the app_path") from None
