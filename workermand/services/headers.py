@@ -67,8 +67,8 @@ def rules(mime: Mapping[str, str], cache_control: str | Mapping[str, str]) -> He
     for key in cache_control:
         if key != "*" and not key.startswith((".", "/")):
             raise ValueError(f'cache_control: "{key}": expected "*", an ending (".js") or a prefix ("/assets/")')
-    for value in (*mime.values(), *cache_control.values()):
-        Response().with_header("Cache-Control", value)
+    for name, values in (("mime", mime.values()), ("cache_control", cache_control.values())):
+        Response().with_header(name, values)
     by_length = sorted(cache_control.items(), key=lambda rule: len(rule[0]), reverse=True)
     return Headers(
         KINDS | {ending.lower(): kind for ending, kind in mime.items()},

@@ -28,13 +28,23 @@ def read(worker: Worker, kind: type[T]) -> T:
     for key in worker.options:
         if key not in keys:
             near = difflib.get_close_matches(key, keys, 1)
-            raise complaint(worker, key, f'did you mean "{near[0]}"?' if near else f"there are {', '.join(keys)}")
+            remedy = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(keys)}"
+            raise complaint(worker, key, f"unknown key; {remedy}")
     try:
         return msgspec.convert(worker.options, kind, str_keys=True)
     except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at ")
-        key = re.sub(r"^`(?:key in )?\$\.?|`$", "", where)
-        raise complaint(worker, key, what.replace("`", "").replace("Expected", "expected")) from None
+        raise _in_words(worker, str(error)) from None
+
+
+def _in_words(worker: Worker, error: str) -> LoadError:
+    """ "Expected `str`, got `int` - at `$.roots[...]`" in the words of the TOML file."""
+    what, _, where = error.partition(" - at ")
+    what = what.replace("`", "").replace("Expected", "expected")
+    what = re.sub(r"\bobject\b", "a table", re.sub(r"\barray\b", "a list", what))
+    if where.startswith("`key`"):
+        what = f"{what.partition(', got')[0]} for a key"
+    place = re.search(r"\$\.(\w+)", where)
+    return complaint(worker, place[1] if place else "", what)
 
 
 def complaint(worker: Worker, key: str, what: str) -> LoadError:
