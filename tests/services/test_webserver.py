@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from workermand import ConnectionStatus, Request, Worker
+from workermand.services import paths, webserver
+from workermand.services.paths import Found, Refused, Wanted
+from workermand.services.webserver import Settings, Website
+from workermand.spec import WorkerSpec
 from workermand.testing import RunningServer, running_server
 from workermand.testing.server import ServerFailed
 
@@ -41,21 +48,9 @@ def fetch(server: RunningServer, path: str, *arguments: str) -> Answer:
     return Answer(done.stdout)
 
 
-def served(root: Path | None, **options: Any) -> Any:
+def served(root: Path | None = None, /, **options: Any) -> Any:
     named = {"root": str(root)} if root else {}
     return running_server(HANDLER, listen="http://127.0.0.1:0", options={**named, **options})
-
-
-def refusal_of(root: Path | None, **options: Any) -> str:
-    """The one line that a start ends with."""
-    with pytest.raises(ServerFailed) as caught, served(root, **options):
-        pass
-    return str(caught.value)
-
-
-def write(root: Path, **files: str | bytes) -> None:
-    for name, content in files.items():
-        write_file(root / name.replace("__", "/").replace("_", "."), content)
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -245,14 +240,17 @@ def test_requests_in_a_row_are_answered_in_order(server: RunningServer) -> None:
     assert found == sorted(found)
 
 
-def test_a_client_that_hangs_up_leaves_no_file_open(server: RunningServer) -> None:
-    child = server.status()["workers"][0]["processes"][0]["pid"]
-    before = len(os.listdir(f"/proc/{child}/fd"))
+def test_a_client_that_hangs_up_leaves_no_file_open(server: RunningServer, eventually: Callable[..., Any]) -> None:
     for _ in range(50):
         with server.connect() as client:
             client.sendall(b"GET /picture.webp HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
-    assert fetch(server, "/").status == 200
-    assert len(os.listdir(f"/proc/{child}/fd")) <= before + 3
+    eventually("the files are closed", lambda: not open_files(server, "picture.webp"))
+
+
+def open_files(server: RunningServer, name: str) -> list[str]:
+    below = f"/proc/{server.status()['processes'][0]['pid']}/fd"
+    found = [os.readlink(f"{below}/{fd}") for fd in os.listdir(below)]
+    return [target for target in found if target.endswith(name)]
 
 
 # ---------------------------------------------------------------------------------------------------- the settings
@@ -263,11 +261,11 @@ def test_every_host_has_its_root(tmp_path: Path) -> None:
         write_file(tmp_path / name / "index.html", name)
     roots = {"one.example": str(tmp_path / "one"), "Two.Example.": str(tmp_path / "two")}
     expected = {"one.example": "one", "ONE.example:80": "one", "one.example.": "one", "two.example": "two"}
-    with served(None, roots=roots) as server:
+    with served(roots=roots) as server:
         for host, content in expected.items():
             assert fetch(server, "/", "--header", f"Host: {host}").text == content
         assert fetch(server, "/", "--header", "Host: three.example").status == 421
-    with served(None, roots={**roots, "default": str(tmp_path / "other")}) as server:
+    with served(roots={**roots, "default": str(tmp_path / "other")}) as server:
         assert fetch(server, "/", "--header", "Host: three.example").text == "other"
         assert fetch(server, "/", "--header", "Host: two.example").text == "two"
 
@@ -303,7 +301,7 @@ class Bridge:
 def test_an_application_for_what_is_not_there(tmp_path: Path) -> None:
     write_file(tmp_path / "real.txt", "real")
     # The bridge's place is taken by a small one: what stands in the webserver is tested, not what stands in the bridge.
-    hooks = f"import sys, types\nbridge = sys.modules['workermand.services.asgi'] = types.ModuleType('bridge')\n"
+    hooks = "import sys, types\nbridge = sys.modules['workermand.services.asgi'] = types.ModuleType('bridge')\n"
     files = {"stand_in.py": f"{hooks}exec({APPLICATION!r}, bridge.__dict__)\nfrom {HANDLER} import *\n"}
     options = {"root": str(tmp_path), "fallback": "project.asgi:app"}
     with running_server("stand_in", listen="http://127.0.0.1:0", options=options, files=files) as server:
@@ -348,9 +346,6 @@ def test_compressed_neighbours(tmp_path: Path) -> None:
         assert fetch(server, "/alone.js", "--compressed").text == "alone"
 
 
-Complaints = Callable[[Path], tuple[Path | None, dict[str, Any]]]
-
-
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
@@ -369,4 +364,73 @@ Complaints = Callable[[Path], tuple[Path | None, dict[str, Any]]]
     ],
 )
 def test_options_that_cannot_be_end_the_start(tmp_path: Path, given: dict[str, Any], complaint: str) -> None:
-    assert complaint in refusal_of(None, **{"root": str(tmp_path), **given})
+    options = {"root": str(tmp_path), **given}
+    with pytest.raises(ServerFailed) as caught, served(**options):
+        pass
+    assert complaint in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------------- slow disks
+
+
+class Slow:
+    """A disk that finds a file when it is told to."""
+
+    def __init__(self, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.may_answer = threading.Event()
+        self.fd = os.open(site / "data", os.O_RDONLY)
+        monkeypatch.setattr(paths, "open_below", self.open_below)
+
+    def open_below(self, root: str, wanted: Wanted, index: object, *, cached: bool = False) -> Found:
+        if cached:
+            raise BlockingIOError
+        self.may_answer.wait(60)
+        return Found(self.fd, wanted.names)
+
+    @property
+    def is_open(self) -> bool:
+        try:
+            os.fstat(self.fd)
+        except OSError:
+            return False
+        return True
+
+
+@pytest.fixture
+def slow(site: Path, monkeypatch: pytest.MonkeyPatch) -> Slow:
+    return Slow(site, monkeypatch)
+
+
+def website(site: Path) -> Website:
+    """In the loop that runs."""
+    return Website(Worker(WorkerSpec(name="web", handler=HANDLER)), Settings(root=str(site)))
+
+
+def test_nobody_waits_for_a_disk_for_ever(site: Path, slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webserver, "PATIENCE", 0.01)
+
+    async def ask() -> None:
+        with pytest.raises(Refused) as caught:
+            await website(site)._open(str(site), Wanted(("data",)))
+        assert caught.value.status == 503
+        slow.may_answer.set()
+        await asyncio.get_running_loop().shutdown_default_executor()
+        await asyncio.sleep(0)
+
+    asyncio.run(ask())
+    assert not slow.is_open
+
+
+def test_a_client_that_is_gone_when_the_file_is_found(site: Path, slow: Slow) -> None:
+    class Gone:
+        status = ConnectionStatus.CLOSED
+
+    slow.may_answer.set()
+    request = Request("GET", b"/data", [b"Host", b"a"])
+
+    async def ask() -> None:
+        gone: Any = Gone()
+        await website(site).serve(gone, request)
+
+    asyncio.run(ask())
+    assert not slow.is_open
