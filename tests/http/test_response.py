@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from workermand.http.response import Chunk, Response, ServerSentEvents
+from workermand.http.response import Chunk, FileFacts, Response, ServerSentEvents
 from workermand.protocols.http import Http
 
 EVIL = ["a\r\nSet-Cookie: x=1", "a\nb", "a\rb", "a\0b", "a\x1bb", "a\x7fb"]
@@ -106,6 +108,17 @@ def test_several_cookies_are_several_headers() -> None:
 def test_a_part_of_a_file_is_not_negative() -> None:
     with pytest.raises(ValueError, match="not negative"):
         Response().with_file("/x", -1)
+
+
+def test_a_file_that_is_open_already(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"four")
+    with open(tmp_path / "x", "rb") as file:
+        sent = Response().with_open_file(file.fileno(), "page.html").file
+        assert sent is not None and sent.facts is not None
+        mtime = os.fstat(file.fileno()).st_mtime_ns
+        assert (sent.path, sent.facts) == ("page.html", FileFacts(file.fileno(), 4, mtime))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        Response().with_open_file(1_000_000, "page.html")
 
 
 def test_chunks_are_bytes() -> None:

@@ -420,7 +420,11 @@ def test_no_path_leads_out(tmp_path_factory: pytest.TempPathFactory, path: str) 
     assert found == "page" or (found.startswith("/") and not found.startswith("//"))
 
 
-@given(st.lists(st.text(st.characters(blacklist_characters="/\\\x7f", min_codepoint=32), min_size=1), min_size=1))
-def test_a_path_made_of_names_is_read_as_these(names: list[str]) -> None:
-    path = paths.path_of(tuple(name.lstrip(".") or "x" for name in names))
-    assert paths.path_of(paths.read(path).names) == path
+NAMES = st.text(st.characters(codec="utf-8", min_codepoint=32, exclude_characters="/\\\x7f"), min_size=1)
+
+
+@given(st.lists(NAMES, min_size=1))
+def test_a_path_made_of_names_is_read_as_these(given: list[str]) -> None:
+    names = tuple(name.lstrip(".") or "x" for name in given)
+    assert paths.read(paths.path_of(names)) == Wanted(names)
+    assert paths.read(paths.path_of(names) + "/") == Wanted(names, slash=True)
