@@ -268,6 +268,9 @@ def test_every_host_has_its_root(tmp_path: Path) -> None:
     with served(roots={**roots, "default": str(tmp_path / "other")}) as server:
         assert fetch(server, "/", "--header", "Host: three.example").text == "other"
         assert fetch(server, "/", "--header", "Host: two.example").text == "two"
+        with server.connect() as client:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")  # before there were hosts
+            assert client.makefile("rb").read().endswith(b"\r\n\r\nother")
 
 
 def test_a_file_for_what_is_not_there(tmp_path: Path) -> None:
