@@ -13,6 +13,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,11 @@ def serial(client: ssl.SSLSocket) -> str:
     return str(certificate["serialNumber"])
 
 
+def rows(server: RunningServer) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = server.ask("connections")["connections"]
+    return found
+
+
 def closed(server: RunningServer, reason: str = "TLS handshake failed") -> int:
     return sum(process["closed"].get(reason, 0) for process in server.status()["processes"])
 
@@ -72,7 +78,7 @@ def test_a_text_listener_speaks_tls(authority: Authority) -> None:
         with connect(server, authority.client()) as client:
             assert client.version() == "TLSv1.3"
             assert ask(client, b"hello") == b"hello"
-            (row,) = server.ask("connections")["connections"]
+            (row,) = rows(server)
             assert (row["transport"], row["protocol"]) == ("ssl", "text")
 
 
@@ -104,6 +110,28 @@ def test_http_beside_https(authority: Authority) -> None:
                     assert answer.read().endswith(b"\r\n\r\n" + transport)
 
 
+def test_a_listener_added_at_run_time(authority: Authority, free_port: Callable[[], int]) -> None:
+    """The worker's certificates are for https:// and wss://, and its inner port stays plain."""
+    handler = """
+async def on_worker_start(worker):
+    for uri in worker.options["inner"]:
+        await worker.listen(uri)
+def on_message(connection, data):
+    connection.send(connection.transport)
+"""
+    https, text = free_port(), free_port()
+    inner = [f"https://127.0.0.1:{https}", f"text://127.0.0.1:{text}"]
+    settings: dict[str, Any] = {"listen": None, "tls": tls(authority.issue()), "options": {"inner": inner}}
+    with running_server("app", files={"app.py": handler}, **settings):
+        with socket.create_connection(("127.0.0.1", text), PATIENCE) as client:
+            assert ask(client, b"?") == b"tcp"
+        client = socket.create_connection(("127.0.0.1", https), PATIENCE)
+        with authority.client().wrap_socket(client, server_hostname="localhost") as encrypted:
+            encrypted.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            with encrypted.makefile("rb") as answer:
+                assert answer.read().endswith(b"ssl")
+
+
 def test_host_names_and_client_certificates(authority: Authority) -> None:
     handler = """
 def on_message(connection, data):
@@ -125,6 +153,7 @@ def on_message(connection, data):
 
 def test_scanners_leave_a_count_and_no_traceback(authority: Authority) -> None:
     with running_server("apps.echo", tls=tls(authority.issue()), timeouts={"handshake": "0.2s"}) as server:
+        server.wait_for("started")
         said = len(server.output)
         with server.connect() as silent:
             assert silent.recv(1) == b""
@@ -315,7 +344,7 @@ def test_the_last_answer_is_whole_for_a_slow_reader(authority: Authority) -> Non
     with running_server("app", files={"app.py": handler}, tls=tls(authority.issue())) as server:
         with connect(server, authority.client()) as client:
             client.sendall(b"go\n")
-            wait_until("a full buffer", lambda: server.ask("connections")["connections"][0]["send_queue"] > 0)
+            wait_until("a full buffer", lambda: any(row["send_queue"] for row in rows(server)))
             got = 0
             while data := client.recv(1 << 16):  # SSLEOFError if it were cut off
                 got += len(data)

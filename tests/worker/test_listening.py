@@ -89,6 +89,9 @@ def test_the_masters_refusal_and_ones_own_mistakes(spawn: Spawn) -> None:
         assert control.recv(100) == b"ControlError: port 80 is below 1024\n"
         assert b"Error: " in ask(control, b"listen nonsense\n")
         assert b"unknown" in ask(control, b"listen txet://127.0.0.1:1\n")
+        assert b'ConfigError: worker.echo: listen(): "wss://127.0.0.1:1" needs a certificate; set `tls`' in ask(
+            control, b"listen wss://127.0.0.1:1\n"
+        )
         assert b"ControlError: listen() has not opened" in ask(control, b"unlisten text://127.0.0.1:1\n")
         control.sendall(f"listen {door.uri}\n".encode())
         door.open()
