@@ -12,7 +12,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -317,24 +316,23 @@ def on_connect(connection):
     options: dict[str, Any] = {"listen": "tcp://127.0.0.1:0", "limits": {"send_buffer": "128KiB"}}
     with running_server("app", files={"app.py": handler}, tls=tls(authority.issue()), **options) as server:
         with connect(server, authority.client()) as client:
-            sent, received = hashlib.sha256(), hashlib.sha256()
+            client.setblocking(False)
             chunk = os.urandom(1 << 20)
-
-            def talk() -> None:
-                for number in range(size // len(chunk)):
-                    data = number.to_bytes(8, "big") + chunk[8:]
-                    sent.update(data)
-                    client.sendall(data)
-
-            talker = threading.Thread(target=talk)
-            talker.start()
-            got = 0
-            while got < size:
-                data = client.recv(1 << 16)
-                assert data, f"the end after {got} bytes"
-                received.update(data)
-                got += len(data)
-            talker.join()
+            sent, received = hashlib.sha256(), hashlib.sha256()
+            unsent, to_send, to_come = b"", size, size
+            while to_come:
+                readable, writable, _ = select.select([client], [client] if unsent or to_send else [], [], PATIENCE)
+                assert readable or writable, f"nothing moves, {to_come} bytes before the end"
+                if writable:
+                    unsent = unsent or to_send.to_bytes(8, "big") + chunk[8:]
+                    with contextlib.suppress(ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                        count = client.send(unsent)
+                        sent.update(unsent[:count])
+                        unsent, to_send = unsent[count:], to_send - count
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    while data := client.recv(1 << 16):
+                        received.update(data)
+                        to_come -= len(data)
             assert sent.digest() == received.digest()
 
 

@@ -346,6 +346,19 @@ def test_what_was_good_before_a_forged_record_is_delivered(scene: Scene, meet: C
     assert peer.connection.close_reason is CloseReason.PEER_RESET
 
 
+def test_answers_to_what_came_before_a_forged_record_are_dropped_in_silence(
+    scene: Scene, meet: Callable[[], Peer]
+) -> None:
+    scene.on(on_message=echo)
+    peer = meet()
+    good = peer.encrypted(b"good\n")
+    forged = bytearray(peer.encrypted(b"forged\n"))
+    forged[-1] ^= 1
+    peer.transport.receive(good + forged)
+    peer.transport.settle()
+    assert peer.connection.close_reason is CloseReason.PEER_RESET and scene.failures == []
+
+
 def test_the_end_waits_for_who_has_paused(scene: Scene, meet: Callable[[], Peer]) -> None:
     scene.on(on_message=lambda connection, data: (connection.send(data), connection.pause_recv()))
     peer = meet()
