@@ -436,6 +436,11 @@ def test_defaults_may_have_a_part_of_tls(load: Load) -> None:
         ("[]", "", "worker.x.tls.cert: missing; expected the PEM file"),
         ("[]", "cert = 'c', sni = {'a.b' = {}}", "worker.x.tls.sni.a.b.cert: missing"),
         ("[]", "cert = 'c', verify_client = true", "worker.x.tls.ca: missing; verify_client needs"),
+        (
+            "[]",
+            "cert = 'c', ca = 'a'",
+            "worker.x.tls.ca: nobody is asked for a certificate; set verify_client = true or",
+        ),
         ("[]", "cert = 'c', verify_client = 'maybe'", 'found "maybe", expected true or false, or "optional"'),
         ("[]", "cert = 'c', min_version = '1.1'", 'found "1.1", expected "1.2" or "1.3"'),
         ("[]", "cert = 'c', password = 1234", "tls.password: found something else, expected a string"),

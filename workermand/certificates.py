@@ -36,13 +36,13 @@ def read(where: str, tls: TlsSpec) -> Files:
     files: Files = {}
     for key, path, holds_key in _named(tls):
         at = f"{where}.{key}"
-        content = _content(at, path)
+        content, mode = _content(at, path)
         if key.endswith(("cert", "ca")) and not CERTIFICATE.search(content):
             raise ConfigError(at, f"{path} holds no certificate", "expected a PEM file: -----BEGIN CERTIFICATE-----")
         if holds_key and not PRIVATE.search(content):
             hint = "name the key's file with `key`" if key.endswith("cert") else "expected a PEM file"
             raise ConfigError(at, f"{path} holds no private key", hint)
-        if PRIVATE.search(content) and os.stat(path).st_mode & stat.S_IROTH:
+        if PRIVATE.search(content) and mode & stat.S_IROTH:
             raise ConfigError(at, f"{path} holds a private key that everybody may read", f"chmod o= {path}")
         files[path] = content
     return files
@@ -59,16 +59,17 @@ def _named(tls: TlsSpec) -> Iterator[tuple[str, str, bool]]:
         yield "ca", tls.ca, False
 
 
-def _content(where: str, path: str) -> bytes:
+def _content(where: str, path: str) -> tuple[bytes, int]:
+    """And its mode."""
     try:
         with open(path, "rb") as file:
-            content = file.read(LARGEST + 1)
+            content, mode = file.read(LARGEST + 1), os.fstat(file.fileno()).st_mode
     except OSError as error:
         hint = "make it readable for whom the daemon runs as" if isinstance(error, PermissionError) else "name another"
         raise ConfigError(where, f"cannot read {path}: {error.strerror}", hint) from error
     if len(content) > LARGEST:
         raise ConfigError(where, f"{path} is no PEM file: it has more than {LARGEST} bytes", "name another")
-    return content
+    return content, mode
 
 
 # ---------------------------------------------------------------------- when they expire

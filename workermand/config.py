@@ -337,6 +337,9 @@ def _with_tls(place: Place, worker: WorkerSpec, directory: Path) -> WorkerSpec:
             raise ConfigError(str(at / "cert"), "missing", "expected the PEM file of a certificate and its chain")
     if tls.verify_client and tls.ca is None:
         raise ConfigError(str(place / "tls.ca"), "missing", "verify_client needs the PEM file of whom to believe")
+    if tls.ca is not None and not tls.verify_client:
+        hint = 'set verify_client = true or "optional", or drop `ca`'
+        raise ConfigError(str(place / "tls.ca"), "nobody is asked for a certificate", hint)
     if not encrypted:
         for listen in listens:
             if listen.transport == "udp":

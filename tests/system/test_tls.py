@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import websockets.sync.client
 
 from tests.certs import Authority
 from tests.conftest import PATIENCE, wait_until
@@ -107,6 +108,17 @@ def test_http_beside_https(authority: Authority) -> None:
                 client.sendall(get)
                 with client.makefile("rb") as answer:
                     assert answer.read().endswith(b"\r\n\r\n" + transport)
+
+
+def test_websockets_over_tls(authority: Authority) -> None:
+    handler = "def on_message(connection, data):\n    connection.send(data)\n"
+    settings: dict[str, Any] = {"listen": "wss://127.0.0.1:0", "tls": tls(authority.issue())}
+    with running_server("app", files={"app.py": handler}, **settings) as server:
+        uri = f"wss://localhost:{server.port}/"
+        with websockets.sync.client.connect(uri, ssl=authority.client()) as client:
+            for message in ("text", b"bytes", "x" * 300_000):
+                client.send(message)
+                assert client.recv(PATIENCE) == message
 
 
 def test_a_listener_added_at_run_time(authority: Authority, free_port: Callable[[], int]) -> None:

@@ -35,12 +35,12 @@ def keyring(spec: TlsSpec) -> Keyring:
 
 
 def shake_hands(
-    server: ssl.SSLContext, client: ssl.SSLContext, host: str = "localhost"
+    server: ssl.SSLContext, client: ssl.SSLContext, host: str = "localhost", session: ssl.SSLSession | None = None
 ) -> tuple[ssl.SSLObject, ssl.SSLObject]:
     """(server's end, client's end), when both are content."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     ours = server.wrap_bio(to_server, to_client, server_side=True)
-    theirs = client.wrap_bio(to_client, to_server, server_hostname=host)
+    theirs = client.wrap_bio(to_client, to_server, server_hostname=host, session=session)
     for _ in range(3):
         for end in (theirs, ours):
             with contextlib.suppress(ssl.SSLWantReadError):
@@ -168,3 +168,12 @@ def test_nothing_stays_open(authority: Authority) -> None:
     before = os.listdir("/proc/self/fd")
     keyring(settings(authority.issue()))
     assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_who_comes_back_has_a_ticket(authority: Authority) -> None:
+    context, client = keyring(settings(authority.issue())).context("text"), authority.client()
+    client.maximum_version = ssl.TLSVersion.TLSv1_2  # of 1.3 it comes after the handshake
+    _ours, first = shake_hands(context, client)
+    assert not first.session_reused and first.session is not None and first.session.has_ticket
+    again, _theirs = shake_hands(context, client, session=first.session)
+    assert again.session_reused

@@ -138,7 +138,7 @@ class Listener(Door):
             lower: asyncio.Protocol = wire
             if self.spec.tls:
                 assert worker.keyring is not None
-                lower = TlsStream(wire, worker.keyring.context(protocol.name), self)
+                lower = TlsStream(wire, worker.keyring.context(self.spec.protocol), self)
             connecting: Begun = worker.loop.connect_accepted_socket(lambda: lower, sock)
             connecting.send(None)
             if not worker.tcp_nodelay and self.spec.transport == "tcp":
