@@ -36,6 +36,7 @@ class CloseReason(enum.StrEnum):
     TLS_FAILED = "TLS handshake failed"
     WRITE_STALL = "write stall"
     WRITE_FAILED = "write failed"
+    FILE_FAILED = "file failed while being sent"
     RELOADED = "reloaded"
     DRAINED = "drained"
     DRAIN_DEADLINE = "drain deadline"

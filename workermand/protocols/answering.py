@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from typing import Any, ClassVar, Final
 
+import msgspec
+
 from workermand.errors import CloseReason
 from workermand.http import answers
 from workermand.http.policy import Refusal
@@ -91,9 +93,18 @@ class Answering(Protocol):
     def _answer(self, response: Response, request: Request) -> bytes:
         if request.demands & SESSION:
             request.settle_session()
-        if response.file is not None and response.file.facts is None:
-            response.file.facts = self.open_file(response.file)
-        answer = answers.answer(response, request, gzip=self.gzip)
+        file = response.file
+        if file is not None:
+            file.facts = file.facts or self.open_file(file)
+        try:
+            answer = answers.answer(response, request, gzip=self.gzip)
+        except BaseException:
+            if file is not None and file.facts is not None:
+                self.close_file(file.facts)
+            raise
+        finally:
+            if file is not None:  # the Response may be sent again
+                file.facts = None
         if answer.is_open:
             request.demands |= OPEN
             self.open_answer = answer
@@ -101,16 +112,23 @@ class Answering(Protocol):
         interim = self._answered()
         if not answer.files:
             return answer.data + interim
-        for part in answer.files:
-            self.send_file(part)
-        return answer.data  # the 100 would come before the file; who expects it does not wait for ever
+        *parts, last = answer.files
+        if interim:  # behind all of the file
+            parts.append(msgspec.structs.replace(last, last=False))
+            last = FilePart(last.fd, 0, 0, interim)
+        return b"".join((answer.data, *map(self.send_file, parts), self.send_file(last)))
 
     def open_file(self, file: File) -> FileFacts | None:
-        """None when there is none. For a subclass of the runtime's, as send_file is."""
+        """None when there is none. For a subclass of the runtime's, as send_file and close_file are."""
         raise RuntimeError("files are sent by the runtime only")
 
-    def send_file(self, part: FilePart) -> None:
-        """Takes what follows the bytes that encode() is about to return."""
+    def send_file(self, part: FilePart) -> bytes:
+        """Takes a part that follows what encode() is about to return; what is small it gives back as bytes, to be
+        returned with that."""
+        raise RuntimeError("files are sent by the runtime only")
+
+    def close_file(self, facts: FileFacts) -> None:
+        """Of an answer that could not be made."""
         raise RuntimeError("files are sent by the runtime only")
 
     def _go_on(self, message: Chunk | ServerSentEvents) -> bytes:

@@ -357,7 +357,7 @@ class Connection:
 
     def buffer_is_empty(self) -> bool:
         """Nothing is unsent."""
-        return not self.wire.unsent
+        return not self.wire.unsent and self.wire.sending is None
 
     def json_serialize(self) -> dict[str, Any]:
         """Who it is, as what JSON can hold."""

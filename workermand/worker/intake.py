@@ -91,6 +91,8 @@ def hand_over(wire: Wire, messages: Sequence[Any]) -> None:
 
 def pause(wire: Wire) -> None:
     if wire.status is ESTABLISHED:
+        if wire.sending is not None:
+            wire.sending.resumes = False
         wire.paused = True
         route(wire)
         regulate(wire)
@@ -98,6 +100,9 @@ def pause(wire: Wire) -> None:
 
 def resume(wire: Wire) -> None:
     if not wire.paused:
+        return
+    if wire.sending is not None:
+        wire.sending.resumes = True
         return
     wire.paused = False
     route(wire)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 
+from workermand.errors import CloseReason
+
 
 class ConnectionStatus(enum.IntEnum):
     INITIAL = 0
@@ -23,3 +25,12 @@ ESTABLISHED = ConnectionStatus.ESTABLISHED
 ENDING = ConnectionStatus.ENDING
 CLOSING = ConnectionStatus.CLOSING
 CLOSED = ConnectionStatus.CLOSED
+
+
+def reason_of(error: Exception | None) -> CloseReason:
+    """Of an end that we did not ask for."""
+    if error is None:
+        return CloseReason.PEER_CLOSED
+    if isinstance(error, BrokenPipeError):
+        return CloseReason.WRITE_FAILED
+    return CloseReason.PEER_RESET if isinstance(error, OSError) else CloseReason.HANDLER_ERROR

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from workermand.http.policy import Limits
+from workermand.http.response import File, FileFacts, FilePart
 from workermand.protocols.base import UNLIMITED, Protocol
 from workermand.protocols.handshake import Upgrading
 from workermand.protocols.http import Http
 from workermand.spec import HttpLimits
+from workermand.worker import sending
+from workermand.worker.status import ESTABLISHED
 
 if TYPE_CHECKING:
     from workermand.worker.handlers import Handlers
+    from workermand.worker.wire import Wire
     from workermand.worker.worker import Worker
+
+NO_FILE = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO}
+)
+"""Errors of open that say something about the name, and not about us."""
 
 
 class Web(Http):
@@ -26,6 +38,42 @@ class Web(Http):
         if self.waits_for:
             self.connection.worker.reading.add(self.connection)
         return messages
+
+    def open_file(self, file: File) -> FileFacts | None:
+        """None, and so 404, for what is no plain file, or not ours to read. OSError when we are out of descriptors, or
+        the disk fails."""
+        if self.connection is None or self.connection.status is not ESTABLISHED:
+            return None
+        try:
+            fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        except ValueError:  # a NUL in the name
+            return None
+        except OSError as error:
+            if error.errno in NO_FILE:
+                return None
+            raise
+        facts = os.fstat(fd)
+        if not stat.S_ISREG(facts.st_mode):
+            os.close(fd)
+            return None
+        return FileFacts(fd, facts.st_size, facts.st_mtime_ns)
+
+    def send_file(self, part: FilePart) -> bytes:
+        connection = self.connection
+        if connection is None or connection.status is not ESTABLISHED:  # the answer is refused
+            sending.close(part)
+            return b""
+        wire: Wire = connection.wire
+        if wire.sending is None:
+            data = sending.at_once(part)
+            if data is not None:
+                return data
+            wire.sending = sending.Sending(wire)
+        wire.sending.note(part)
+        return b""
+
+    def close_file(self, facts: FileFacts) -> None:
+        os.close(facts.fd)
 
 
 class UpgradingWeb(Web, Upgrading):

@@ -26,11 +26,12 @@ from workermand.errors import CloseReason, SendError
 from workermand.protocols.base import UNLIMITED, Protocol
 from workermand.worker import intake
 from workermand.worker.inbox import Inbox
-from workermand.worker.status import CLOSED, CLOSING, ENDING, ESTABLISHED, INITIAL, ConnectionStatus
+from workermand.worker.status import CLOSED, CLOSING, ENDING, ESTABLISHED, INITIAL, ConnectionStatus, reason_of
 
 if TYPE_CHECKING:
     from workermand.worker.connection import Connection
     from workermand.worker.listener import Listener
+    from workermand.worker.sending import Sending
     from workermand.worker.worker import Worker
 
 SPILL = 64 * 1024
@@ -67,6 +68,7 @@ class Wire(asyncio.Protocol):
         "out",
         "paused",
         "protocol",
+        "sending",
         "stats",
         "status",
         "tail",
@@ -118,6 +120,8 @@ class Wire(asyncio.Protocol):
         """What the protocol wants to go out last."""
         self.epilogue = None
         self.inbox: Inbox | None = None
+        self.sending: Sending | None = None
+        """A file is under way, and stands in for ``write``; None nearly always."""
         self.linger: asyncio.TimerHandle | None = None
         self.asides: set[asyncio.Task[None]] | None = None
         """Async callbacks that run beside the inbox."""
@@ -171,7 +175,9 @@ class Wire(asyncio.Protocol):
     def eof_received(self) -> bool:
         """True keeps the other direction open: a client that half-closes (`nc -N`) gets its answers first."""
         if self.status is not ESTABLISHED:
-            return False
+            if self.sending is not None:
+                self._become(CLOSING, CloseReason.PEER_CLOSED)
+            return self.sending is not None
         try:
             messages = self.protocol.feed_eof()
         except BaseException as error:
@@ -192,6 +198,9 @@ class Wire(asyncio.Protocol):
             self.fire("on_buffer_full")
 
     def resume_writing(self) -> None:
+        if self.sending is not None:
+            self.sending.go()
+            return
         self.worker.stalled.discard(self.connection)
         if self.status is ESTABLISHED:
             self.fire("on_buffer_drain")
@@ -199,10 +208,12 @@ class Wire(asyncio.Protocol):
             self._linger()
 
     def connection_lost(self, error: Exception | None) -> None:
-        reason = self.close_reason or _reason_of(error)
+        reason = self.close_reason or reason_of(error)
         if reason is CloseReason.WRITE_FAILED:
             self.stats.send_fail += 1
             self.fire("on_error", SendError.SEND_FAIL, "client closed")
+        if self.sending is not None:
+            self.sending.stop()
         self._become(CLOSED, reason)
         self.worker.stalled.discard(self.connection)
         self.worker.reading.discard(self.connection)
@@ -237,10 +248,13 @@ class Wire(asyncio.Protocol):
         if self.status is not ESTABLISHED:
             return self._refuse(connection, "client closed")
         unsent = self.transport.get_write_buffer_size()
-        if unsent >= self.max_send_buffer_size:
+        sending = self.sending
+        if unsent + (sending.size if sending is not None else 0) >= self.max_send_buffer_size:
             return self._refuse(connection, "send buffer full and drop package")
         self.bytes_written += len(data)
-        if self.out is None or unsent:
+        if sending is not None:
+            sending.put(data)
+        elif self.out is None or unsent:
             self.write(data)
             if unsent and self.transport.get_write_buffer_size() >= self.max_send_buffer_size:
                 self.fire("on_buffer_full")
@@ -248,7 +262,7 @@ class Wire(asyncio.Protocol):
                 self.epilogue(b"")
         else:
             self._collect(data)
-        return None if self.transport.get_write_buffer_size() else True
+        return None if self.transport.get_write_buffer_size() or self.sending is not None else True
 
     def limit_send_buffer(self, size: int) -> None:
         self.max_send_buffer_size = size
@@ -257,7 +271,8 @@ class Wire(asyncio.Protocol):
     @property
     def unsent(self) -> int:
         """Bytes accepted that the kernel does not have yet."""
-        return self.transport.get_write_buffer_size() + sum(map(len, self.out or ()))
+        queued = self.sending.size if self.sending is not None else 0
+        return self.transport.get_write_buffer_size() + queued + sum(map(len, self.out or ()))
 
     def flush(self) -> None:
         """Writes what this turn has collected so far."""
@@ -279,6 +294,8 @@ class Wire(asyncio.Protocol):
             self.flush()
 
     def _refuse(self, connection: Connection, why: str) -> bool:
+        if self.sending is not None:
+            self.sending.refuse()
         self.stats.send_fail += 1
         self._call("on_error", connection, SendError.SEND_FAIL, why)
         return False
@@ -364,7 +381,7 @@ class Wire(asyncio.Protocol):
         elif self.status is ESTABLISHED or self.status is ENDING:
             self._become(CLOSING, reason)
             self.flush()
-            self.transport.close()
+            self.shut()
 
     def close_lingering(self, reason: CloseReason) -> None:
         """FIN after what is unsent; then input is discarded until the peer ends it, or there is too much of it, or the
@@ -380,6 +397,8 @@ class Wire(asyncio.Protocol):
             self._become(CLOSING, reason)
             if self.out:
                 self.out.clear()
+            if self.sending is not None:
+                self.sending.stop()
             self.transport.abort()
 
     def finish(self, reason: CloseReason) -> None:
@@ -407,7 +426,8 @@ class Wire(asyncio.Protocol):
     @property
     def is_between_messages(self) -> bool:
         protocol = self.protocol
-        return not (protocol.buffered or protocol.owes or self.held or self.is_waiting_for_handler)
+        is_busy = self.is_waiting_for_handler or self.sending is not None
+        return not (protocol.buffered or protocol.owes or self.held or is_busy)
 
     def end_input(self, reason: CloseReason, farewell: bytes = b"") -> None:
         """It ends when what has come in is done with, and ``farewell`` sent."""
@@ -417,7 +437,7 @@ class Wire(asyncio.Protocol):
         self.look_for_end()
 
     def _maybe_end(self, _data: bytes = b"") -> None:
-        if self.ending is None or self.held or self.is_waiting_for_handler or self.protocol.owes:
+        if self.ending is None or self.held or self.is_waiting_for_handler or self.protocol.owes or self.sending:
             return
         if self.feed is not intake.ignore and not (self.had_message and self.is_between_messages):
             return
@@ -442,8 +462,17 @@ class Wire(asyncio.Protocol):
         self._become(ENDING, reason)
         self.epilogue = functools.partial(self._discard, self.bytes_read + DISCARDED)
         self.flush()
-        self.transport.write_eof()
         self.transport.resume_reading()
+        self.shut()
+
+    def shut(self) -> None:
+        """Ends the transport, or our direction of it: behind the files."""
+        if self.sending is not None:
+            return
+        if self.status is CLOSING:
+            self.transport.close()
+            return
+        self.transport.write_eof()
         if not self.transport.get_write_buffer_size():
             self._linger()
 
@@ -466,12 +495,3 @@ class Wire(asyncio.Protocol):
         self.paused = False
         if self.inbox is not None:
             self.inbox.take_back()
-
-
-def _reason_of(error: Exception | None) -> CloseReason:
-    """Of an end that we did not ask for."""
-    if error is None:
-        return CloseReason.PEER_CLOSED
-    if isinstance(error, BrokenPipeError):
-        return CloseReason.WRITE_FAILED
-    return CloseReason.PEER_RESET if isinstance(error, OSError) else CloseReason.HANDLER_ERROR
