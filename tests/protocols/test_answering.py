@@ -13,7 +13,7 @@ from workermand.errors import CloseReason, EndOfInput
 from workermand.http import answers
 from workermand.http.policy import Refusal
 from workermand.http.response import Chunk, File, FileFacts, FilePart, Response, ServerSentEvents
-from workermand.protocols.answering import Answering
+from workermand.protocols.answering import INTERIM, Answering
 from workermand.protocols.http import Http
 
 DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
@@ -259,8 +259,12 @@ class Filing(Http):
     def open_file(self, file: File) -> FileFacts | None:
         return None
 
-    def send_file(self, part: FilePart) -> None:
+    def send_file(self, part: FilePart) -> bytes:
         self.files.append(part)
+        return b""
+
+    def close_file(self, facts: FileFacts) -> None:
+        self.files.append(FilePart(facts.fd, 0, 0))
 
 
 FACTS = FileFacts(fd=7, size=1000, mtime_ns=784111777_000000000)
@@ -421,3 +425,37 @@ def test_a_refusal_that_a_handler_meets_is_an_answer() -> None:
     assert http.encode(answer).startswith(b"HTTP/1.1 400 Bad Request")
     assert http.answer_to(Refusal("json", "no JSON")) is None, "it has one"
     assert asked("GET").answer_to(ValueError("no")) is None
+
+
+def test_a_100_goes_behind_the_file_it_waited_for() -> None:
+    http = Filing()
+    http.feed(b"GET /f HTTP/1.1\r\nHost: a\r\n\r\n")
+    http.feed(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n")
+    http.take_replies()
+    response = Response().with_file("/srv/page.html")
+    assert response.file is not None
+    response.file.facts = FACTS
+    http.encode(response)
+    assert http.files == [FilePart(7, 0, 1000, last=False), FilePart(7, 0, 0, INTERIM)]
+
+
+def test_a_file_is_closed_when_its_head_cannot_be_made() -> None:
+    http = Filing()
+    http.feed(b"GET /f HTTP/1.1\r\nHost: a\r\n\r\n")
+    response = Response().with_file("/srv/page.html")
+    response.reason = "\u20ac"
+    assert response.file is not None
+    response.file.facts = FACTS
+    with pytest.raises(UnicodeEncodeError):
+        http.encode(response)
+    assert http.files == [FilePart(7, 0, 0)]
+
+
+def test_what_has_no_file_closes_none() -> None:
+    response = Response()
+    response.reason = "\u20ac"
+    http = asked("GET")
+    with pytest.raises(UnicodeEncodeError):
+        http.encode(response)
+    with pytest.raises(RuntimeError):
+        http.close_file(FACTS)

@@ -2,9 +2,9 @@
 
     Web.encode -> answers.answer -> Web.send_file -> Wire.accept -> put -> transport.write, os.sendfile
 
-A small file that the kernel has in memory is not seen here: web.py returns it as bytes, behind its head, for one write.
-All else makes a Sending: it takes the place of ``Wire.write``, so that what anybody sends queues behind the file, and
-it pauses the input, so that a client that pipelines has one file open and not a thousand. When all is out, it goes.
+A small file that is in memory is not seen here: web.py returns it as bytes, behind its head, for one write.
+All else makes a Sending. It takes the place of ``Wire.write``, so that what anybody sends queues behind the file, and
+pauses the input, so that a client that pipelines has one file open and not a thousand. When all is out, it goes.
 
 The bytes before a file go through the transport. Once the kernel has them, os.sendfile sends to the socket itself, a
 portion per turn of the loop; when the socket is full, the loop watches a dup of it, because the transport has the
