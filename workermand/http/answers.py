@@ -7,6 +7,7 @@ but its length: rebuilt once a second at most.
 
 from __future__ import annotations
 
+import functools
 import mimetypes
 import re
 import zlib
@@ -212,6 +213,7 @@ def _multipart_answer(
     return Answer(head, files=tuple(files))
 
 
+@functools.lru_cache(maxsize=1024)
 def type_of(path: str) -> str:
     """By the name's ending."""
     kind, encoding = mimetypes.guess_type(path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import calendar
 import email.utils
+import functools
 import re
 from collections.abc import Callable
 from typing import Final
@@ -92,6 +93,7 @@ def content_range(part: Part | None, size: int) -> str:
     return f"bytes */{size}" if part is None else f"bytes {part.offset}-{part.offset + part.count - 1}/{size}"
 
 
+@functools.lru_cache(maxsize=1024)
 def http_date(seconds: int) -> str:
     """ "Sun, 06 Nov 1994 08:49:37 GMT" """
     return email.utils.formatdate(seconds, usegmt=True)
