@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.certs import Authority
 from workermand.testing import RunningServer, running_server
 
 HANDLER = """
@@ -41,14 +42,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Served:
-    def __init__(self, server: RunningServer, root: Path) -> None:
+    def __init__(self, server: RunningServer, root: Path, scheme: str = "http") -> None:
         self.server = server
         self.root = root
+        self.scheme = scheme
         (process,) = server.status()["processes"]
         self.pid: int = process["pid"]
 
     def url(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.server.port}/{name}"
+        return f"{self.scheme}://127.0.0.1:{self.server.port}/{name}"
 
     def curl(self, *options: str) -> bytes:
         command = ["curl", "--silent", "--show-error", "--max-time", "60", *options]
@@ -76,6 +78,22 @@ def served(root: Path) -> Iterator[Served]:
     files = {"files.py": HANDLER}
     with running_server("files", listen="http://127.0.0.1:0", files=files, options={"root": str(root)}) as server:
         yield Served(server, root)
+
+
+def test_over_tls(root: Path, tmp_path: Path) -> None:
+    certificate, key = Authority(tmp_path).issue("localhost")
+    tls = {"cert": str(certificate), "key": str(key)}
+    files = {"files.py": HANDLER}
+    with running_server(
+        "files", listen="https://127.0.0.1:0", files=files, options={"root": str(root)}, tls=tls
+    ) as server:
+        served = Served(server, root, "https")
+        middle, small = (root / "middle").read_bytes(), (root / "small.txt").read_bytes()
+        urls = [served.url(name) for name in ("middle", "small.txt", "text", "middle")]
+        before = served.most_memory()
+        assert served.curl("--insecure", *urls) == middle + small + b"text" + middle
+        assert served.curl("--insecure", served.url("big")) == (root / "big").read_bytes()
+        assert served.most_memory() - before < 16 * MIB
 
 
 def request(*names: str) -> bytes:

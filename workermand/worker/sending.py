@@ -90,7 +90,8 @@ class Sending:
         """Bytes that are queued here; those of files do not count."""
         transport = wire.transport
         self._socket = transport.get_extra_info("socket")
-        self._copies = self._socket is None or transport.get_extra_info("sslcontext") is not None
+        encryption = transport.get_extra_info("ssl_object") or transport.get_extra_info("sslcontext")
+        self._copies = self._socket is None or encryption is not None
         self._dup = -1
         """Of the socket, made when that was full for the first time."""
         self._doing = _Doing.NOTHING
