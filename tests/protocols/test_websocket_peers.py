@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import struct
@@ -25,15 +26,18 @@ from tests.protocols.streams import (
     sent,
     violation,
 )
+from workermand.errors import EndOfInput
 from workermand.protocols.deflate import Codec, Terms
 from workermand.protocols.websocket import (
     BINARY_TYPE_ARRAYBUFFER,
     BINARY_TYPE_BLOB,
     Close,
+    Ping,
+    Pong,
     Prepared,
     WebSocket,
 )
-from workermand.protocols.wsframe import frame
+from workermand.protocols.wsframe import apply_mask, frame
 
 # ------------------------------------------------------------------------------------------------ messages out
 
@@ -181,7 +185,7 @@ def judge(side: Any, wire: bytes, terms: Terms | None, limit: int) -> tuple[list
                 except UnicodeDecodeError:
                     return messages, "violation", b""
     kind = "violation" if theirs.parser_exc is not None else "end" if theirs.close_rcvd is not None else ""
-    return messages, kind, b"".join(theirs.data_to_send()) if side is SERVER else b""
+    return messages, kind, b"".join(theirs.data_to_send())
 
 
 payloads = st.one_of(
@@ -195,13 +199,29 @@ frames_sent = st.one_of(
 )
 
 
-@settings(max_examples=400)
-@given(st.lists(frames_sent, max_size=8), st.data())
-def test_another_implementation_reads_the_same(stream: list[tuple[int, bytes]], data: st.DataObject) -> None:
-    wire = b"".join(sent(first, payload[:125] if first & 8 else payload) for first, payload in stream)
-    messages, kind, _, farewell, replies = outcome(WebSocket(500), cut_at(wire, data))
-    theirs, their_kind, their_bytes = judge(SERVER, wire, None, 500)
-    if kind == "violation" and farewell[2:4] == b"\x03\xef":  # they check UTF-8 later than we do
+frames_deflated = st.one_of(
+    frames_sent,
+    st.tuples(
+        st.sampled_from([0xC1, 0xC2, 0x41, 0x42, 0x00, 0x80]),
+        payloads.map(lambda data: Codec(FORGETFUL).compress(data)),
+    ),
+    st.tuples(st.sampled_from([0xC1, 0xC2]), st.binary(max_size=10)),
+)
+
+
+@pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
+@pytest.mark.parametrize("terms", [None, TERMS, FORGETFUL], ids=["plain", "deflate", "deflate-forgetful"])
+@settings(max_examples=200)
+@given(data=st.data())
+def test_another_implementation_reads_the_same(client: bool, terms: Terms | None, data: st.DataObject) -> None:
+    """Any frames, most of them good ones."""
+    stream = data.draw(st.lists(frames_sent if terms is None else frames_deflated, max_size=8))
+    wire = b"".join(frame(first, payload[:125] if first & 8 else payload, not client) for first, payload in stream)
+    ours = WebSocket(500, client=client, deflate=terms)
+    messages, kind, _, farewell, replies = outcome(ours, cut_at(wire, data))
+    theirs, their_kind, their_bytes = judge(CLIENT if client else SERVER, wire, terms, 500)
+    code = unmasked(farewell)[2:4]
+    if kind == "violation" and code == b"\x03\xef":  # they check UTF-8 later than we do
         assert messages == theirs[: len(messages)]
         return
     assert messages == theirs
@@ -209,14 +229,102 @@ def test_another_implementation_reads_the_same(stream: list[tuple[int, bytes]], 
         assert any(not first & 0x80 for first, _ in stream)
         return
     assert kind == their_kind
+    said, their_said = unmasked(replies), unmasked(their_bytes)
     if kind == "":
-        assert replies == their_bytes
+        assert said == their_said
     elif kind == "end":
-        assert replies + farewell == their_bytes
+        assert said + unmasked(farewell) == their_said
     else:
-        assert their_bytes.startswith(replies + b"\x88")
-        code, their_code = farewell[2:4], their_bytes[len(replies) + 2 :][:2]
+        assert their_said.startswith(said + b"\x88")
+        their_code = their_said[len(said) + 2 :][:2]
         assert their_code in (code, b"\x03\xef", b"\x03\xf1")  # of two faults they name the other one
+
+
+def unmasked(wire: bytes) -> bytes:
+    """Short frames as a server sends them: a client's masks are random."""
+    frames = b""
+    while wire:
+        size = wire[1] & 0x7F
+        body = 6 if wire[1] & 0x80 else 2
+        frames += wire[:1] + bytes([size]) + apply_mask(wire[body : body + size], wire[2:body].rjust(4, b"\0"))
+        wire = wire[body + size :]
+    return frames
+
+
+script = st.lists(
+    st.tuples(
+        st.one_of(st.text(max_size=100), st.binary(max_size=200)),
+        st.lists(st.integers(1, 60), max_size=4),
+        st.lists(st.tuples(st.booleans(), st.binary(max_size=125)), max_size=5),
+    ),
+    max_size=5,
+)
+"""Messages, the sizes of all fragments but the last, and what comes between them: pings (True) and pongs."""
+
+
+@pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
+@pytest.mark.parametrize("terms", [None, TERMS, FORGETFUL], ids=["plain", "deflate", "deflate-forgetful"])
+@given(script=script, end=st.one_of(st.none(), st.integers(3000, 4999)), data=st.data())
+def test_all_that_another_implementation_says_is_heard(
+    client: bool, terms: Terms | None, script: list[Any], end: int | None, data: st.DataObject
+) -> None:
+    """Messages in fragments with control frames between, and the end; and our answers are heard there."""
+    theirs = TheirProtocol(SERVER if client else CLIENT)
+    if terms is not None:
+        theirs.extensions = [
+            PerMessageDeflate(not terms.takeover, not terms.peer_takeover, terms.bits, terms.peer_bits)
+        ]
+    controls = [control for message, sizes, between in script for control in said_by(theirs, message, sizes, between)]
+    theirs.send_close(end, "bye" if end else "")
+    wire = b"".join(theirs.data_to_send())
+
+    expected = [message for message, *_ in script]
+    messages, kind, _, farewell, replies = outcome(WebSocket(client=client, deflate=terms), cut_at(wire, data))
+    assert (messages, kind) == (expected, "end")
+
+    theirs.receive_data(replies + farewell)
+    pongs = [event.data for event in theirs.events_received() if event.opcode is Opcode.PONG]
+    assert pongs == [control.data for control in controls if isinstance(control, Ping)]
+    assert theirs.close_rcvd is not None
+    assert theirs.close_rcvd.code == (end or 1005)
+    assert theirs.close_rcvd_then_sent is False
+
+    heard: list[Any] = []
+    listening = Listening(client=client, deflate=terms)
+    listening.on_control = lambda delivered, event: (heard.extend([*delivered, event]), delivered.clear())
+    pieces = cut_at(wire, data)
+    with pytest.raises(EndOfInput):
+        heard.extend(message for piece in pieces for message in listening.feed(piece))
+    events = [one for one in heard if isinstance(one, (Ping, Pong, Close))]
+    assert events == [*controls, Close(end or 1005, "bye" if end else "")]
+    assert [one for one in heard if one not in events] == expected
+
+
+class Listening(WebSocket):
+    """One that can be given an on_control."""
+
+
+def said_by(
+    theirs: TheirProtocol, message: str | bytes, sizes: list[int], between: list[tuple[bool, bytes]]
+) -> list[Ping | Pong]:
+    """Has them say it. The control frames."""
+    payload = message.encode() if isinstance(message, str) else message
+    points = [0, *itertools.accumulate(sizes)]
+    pieces = [payload[start:stop] for start, stop in itertools.pairwise(points)] + [payload[points[-1] :]]
+    said: list[Ping | Pong] = []
+    controls = iter(between)
+    for number, piece in enumerate(pieces):
+        for is_ping, content in itertools.islice(controls, 2):
+            (theirs.send_ping if is_ping else theirs.send_pong)(content)
+            said.append(Ping(content) if is_ping else Pong(content))
+        last = number == len(pieces) - 1
+        if number:
+            theirs.send_continuation(piece, last)
+        elif isinstance(message, str):
+            theirs.send_text(piece, last)
+        else:
+            theirs.send_binary(piece, last)
+    return said
 
 
 @given(
