@@ -9,7 +9,7 @@ import pytest
 
 from tests.conformance import autobahn
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("autobahn"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("autobahn"), pytest.mark.timeout(1200)]
 
 CASES = 337
 """In autobahn.QUICK: 247, and 54, and 18 each."""
