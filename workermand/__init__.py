@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from workermand.errors import (
         CloseReason,
         ConfigError,
+        ConnectionLost,
         ControlError,
         LoadError,
         ProtocolError,
@@ -40,6 +41,7 @@ __all__ = [
     "CloseReason",
     "ConfigError",
     "Connection",
+    "ConnectionLost",
     "ConnectionStatus",
     "ControlError",
     "Delimited",

@@ -5,6 +5,7 @@
     ├── LoadError        the handler module: missing, broken, wrong callback
     ├── EndOfInput       a protocol wants no more bytes: an orderly end, or
     │   └── ProtocolError    the peer broke it; the good messages before the violation are kept
+    ├── ConnectionLost   a ConnectionError: the client has gone in the middle of what a handler waits for
     └── ControlError     a request to the master that cannot be met
 
 Any other exception that leaves this package is a bug of ours.
@@ -98,6 +99,11 @@ class ProtocolError(EndOfInput):
     """The peer broke the protocol."""
 
     default = CloseReason.PROTOCOL_ERROR
+
+
+class ConnectionLost(WorkermandError, ConnectionError):
+    """The connection has ended, or the client's half of it, while a handler waits for it: for the rest of a request's
+    body, or for the client to take what is unsent. A handler that does not catch it ends without further words."""
 
 
 class ControlError(WorkermandError):

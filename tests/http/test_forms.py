@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workermand.http import forms
-from workermand.http.forms import IN_MEMORY, Upload, parse_multipart, parse_query
+from workermand.http.forms import IN_MEMORY, MOST_TEXT, Upload, parse_multipart, parse_query
 from workermand.http.policy import Refusal
 
 TYPE = 'multipart/form-data; boundary="xx"'
@@ -140,3 +140,21 @@ def test_a_name_has_no_directories(name: str) -> None:
 
 def test_cookies_of_several_lines() -> None:
     assert forms.parse_cookies(["a=1; b=2", "a=3; c=%zz"]) == {"a": "1", "b": "2", "c": "%zz"}
+
+
+def test_many_uploads_take_no_more_memory_than_one(tmp_path: Path) -> None:
+    third = IN_MEMORY // 3
+    body = b"".join(part(bytes([n]) * third, f'name="f"; filename="{n}"') for n in range(5)) + b"--xx--\r\n"
+    _, files = parse_multipart(body, TYPE)
+    assert [file.read() for file in files["f"]] == [bytes([n]) * third for n in range(5)]
+    assert len(list(tmp_path.iterdir())) == 2
+    del files
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_field_is_no_place_for_a_file() -> None:
+    body = part(bytes(MOST_TEXT // 2), 'name="a"') + part(bytes(MOST_TEXT // 2 + 1), 'name="b"') + b"--xx--\r\n"
+    with pytest.raises(Refusal, match="bytes in fields") as refusal:
+        parse_multipart(body, TYPE)
+    assert refusal.value.status == 413

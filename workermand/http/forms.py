@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 from urllib.parse import unquote, unquote_to_bytes
@@ -28,7 +28,9 @@ MOST_FIELDS: Final = 1000
 MOST_PARTS: Final = 1024
 """Of a multipart body: Workerman's maxFileUploads."""
 IN_MEMORY: Final = 1024 * 1024
-"""Bytes; a larger upload lies in a file."""
+"""Bytes, of all uploads of a request; what is larger lies in files."""
+MOST_TEXT: Final = 10 * 1024 * 1024
+"""Bytes, of all other fields of a multipart body."""
 _PIECE = 256 * 1024
 
 
@@ -75,16 +77,17 @@ class Upload:
         self._path = Path(target)
         return self._path
 
-    def write(self, piece: bytes) -> None:
-        """The next bytes of it, while the body is read."""
+    def write(self, piece: bytes, room: int) -> int:
+        """The next bytes of it, while the body is read. How much more of memory is taken, of the ``room`` that there
+        is; less than 0 when it goes to a file."""
         self.size += len(piece)
-        if self._path is None:
+        if self._path is None and len(piece) <= room:
             self._data += piece
-            if self.size > IN_MEMORY:
-                self.path  # noqa: B018 - made now, and written to from here on
-        else:
-            with self._path.open("ab") as file:
-                file.write(piece)
+            return len(piece)
+        freed = len(self._data)
+        with self.path.open("ab") as file:
+            file.write(piece)
+        return -freed
 
 
 def parse_query(text: str | bytes) -> Values:
@@ -118,43 +121,73 @@ def put(values: Values, name: str, value: str) -> None:
 
 def parse_multipart(body: bytes, content_type: str) -> tuple[Values, dict[str, list[Upload]]]:
     """Fields and files of multipart/form-data. Raises Refusal."""
-    values: Values = {}
-    files: dict[str, list[Upload]] = {}
+    reader = Multipart(content_type, len(body))
+    view = memoryview(body)
+    for at in range(0, len(body), _PIECE):
+        reader.feed(bytes(view[at : at + _PIECE]))
+    return reader.finish()
+
+
+class Multipart:
+    """The same, as it comes: ``feed`` takes the pieces, ``finish`` gives fields and files. Both raise Refusal. What is
+    kept in memory is bounded: of uploads IN_MEMORY in all, of fields MOST_TEXT."""
+
+    def __init__(self, content_type: str, length: int = -1) -> None:
+        """``length`` in bytes; -1: unknown."""
+        self._values: Values = {}
+        self._files: dict[str, list[Upload]] = {}
+        self._name = ""
+        self._upload: Upload | None = None
+        self._field = bytearray()
+        self._in_memory = self._text = 0
+        with _refusing():
+            _, options = multipart.parse_options_header(content_type)
+            self._parser = multipart.PushMultipartParser(
+                options.get("boundary", ""), length, max_segment_count=MOST_PARTS, strict=True
+            )
+
+    def feed(self, piece: bytes) -> None:
+        with _refusing():
+            for event in self._parser.parse(piece):
+                self._take(event)
+
+    def finish(self) -> tuple[Values, dict[str, list[Upload]]]:
+        with _refusing():
+            self._parser.close()
+        return self._values, self._files
+
+    def _take(self, event: multipart.MultipartSegment | bytes | None) -> None:
+        if isinstance(event, multipart.MultipartSegment):
+            self._name, self._field = event.name or "", bytearray()
+            self._upload = None
+            if event.filename is not None:
+                self._upload = Upload(event.filename, event.content_type or "application/octet-stream")
+        elif event is None:
+            self._end_part()
+        elif self._upload is not None:
+            self._in_memory += self._upload.write(event, IN_MEMORY - self._in_memory)
+        else:
+            self._text += len(event)
+            if self._text > MOST_TEXT:
+                raise Refusal("form-size", f"more than {MOST_TEXT} bytes in fields")
+            self._field += event
+
+    def _end_part(self) -> None:
+        upload = self._upload
+        if upload is None:
+            put(self._values, self._name, self._field.decode("utf-8", "replace"))
+        elif upload.name or upload.size:  # a browser sends an empty one where nothing was chosen
+            self._files.setdefault(self._name.removesuffix("[]"), []).append(upload)
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
     try:
-        _, options = multipart.parse_options_header(content_type)
-        parser = multipart.PushMultipartParser(
-            options.get("boundary", ""), len(body), max_segment_count=MOST_PARTS, strict=True
-        )
-        with parser:
-            _read_parts(parser, body, values, files)
+        yield
     except multipart.ParserLimitReached as error:
         raise Refusal("form-size", str(error)) from None
     except (multipart.MultipartError, UnicodeError) as error:
         raise Refusal("form", f"multipart body: {error}") from None
-    return values, files
-
-
-def _read_parts(
-    parser: multipart.PushMultipartParser, body: bytes, values: Values, files: dict[str, list[Upload]]
-) -> None:
-    upload: Upload | None = None
-    name, field = "", bytearray()
-    for at in range(0, len(body), _PIECE):
-        for event in parser.parse(body[at : at + _PIECE]):
-            if isinstance(event, multipart.MultipartSegment):
-                name, field = event.name or "", bytearray()
-                upload = None
-                if event.filename is not None:
-                    upload = Upload(event.filename, event.content_type or "application/octet-stream")
-            elif event is None:
-                if upload is None:
-                    put(values, name, field.decode("utf-8", "replace"))
-                elif upload.name or upload.size:  # a browser sends an empty one where nothing was chosen
-                    files.setdefault(name.removesuffix("[]"), []).append(upload)
-            elif upload is not None:
-                upload.write(event)
-            else:
-                field += event
 
 
 def parse_cookies(lines: Iterable[str]) -> dict[str, str]:

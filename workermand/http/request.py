@@ -6,13 +6,15 @@ it is asked for, once.
 
 from __future__ import annotations
 
+import io
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeVar, overload
 
 import msgspec
 
 from workermand.http import forms
+from workermand.http.body import Body
 from workermand.http.forms import Upload, Values
 from workermand.http.policy import Refusal
 from workermand.http.session import Session
@@ -30,7 +32,12 @@ CONTINUE = 8
 OPEN = 16
 """under way: its head is out;"""
 SESSION = 32
-"""sent when the session is saved, with its cookie."""
+"""sent when the session is saved, with its cookie;"""
+STREAMED = 64
+"""perhaps earlier than the request is complete."""
+
+MULTIPART = "multipart/form-data"
+UNREAD = "the body of this request is a stream: await request.read(), or request.read_form(), or iterate stream()"
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -69,7 +76,10 @@ class Request(msgspec.Struct, eq=False):
     version: str = "1.1"
     demands: int = 0
     """The protocol's: bits from above."""
-    raw_body: bytes = b""
+    whole: bytes | None = b""
+    """The protocol's: the body; None of one that is streamed and has not been read."""
+    body: Body | None = None
+    """The protocol's."""
     trailer_fields: list[bytes] | None = None
     upgrade: bool = False
     """It asks for a WebSocket, and nothing more is read as HTTP."""
@@ -167,13 +177,57 @@ class Request(msgspec.Struct, eq=False):
     def as_bytes(self) -> bytes:
         """As it was understood, for whoever reads the connection next: blanks around values are gone, a chunked body
         is one chunk."""
-        body = self.raw_body
+        body = self.whole if self.body is None else self.body.waiting
+        assert body is not None
         if "transfer-encoding" in self.headers:
-            chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-            body = b"%b0\r\n%b\r\n" % (chunk, lines_of(self.trailer_fields or []))
+            body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            if self.body is None or not self.body.is_open:
+                body += b"0\r\n%b\r\n" % lines_of(self.trailer_fields or [])
         return self.raw_head + body
 
     # ------------------------------------------------------------------ the body
+
+    @property
+    def raw_body(self) -> bytes:
+        """The body as it came. RuntimeError when it is streamed, and read() has not been awaited."""
+        if self.whole is None:
+            raise RuntimeError(UNREAD)
+        return self.whole
+
+    def stream(self) -> AsyncIterator[bytes]:
+        """The body piece by piece: ``async for piece in request.stream()``. With ``stream_body = True`` in the handler
+        bodies above 64 KiB, and chunked ones, come as the client sends them, and a client that is faster than the
+        handler is slowed down; all others are one piece. The iteration raises ConnectionLost (a ConnectionError) when
+        the client does not send all of it, and Refusal for a body over limits.http.body (status 413) or badly chunked
+        (400), which the client is answered unless the handler catches it. What is not read before the answer is thrown
+        away."""
+        if self.body is None:
+            self.body = Body(whole=self.whole or b"")
+        return self.body
+
+    async def read(self) -> bytes:
+        """All of the body, which raw_body, post(), file() and json() then have. Raises what stream() raises."""
+        if self.whole is None:
+            gathered = io.BytesIO()
+            async for piece in self.stream():
+                gathered.write(piece)
+            self.whole = gathered.getvalue()
+        return self.whole
+
+    async def read_form(self) -> dict[str, Any]:
+        """The same for a form, and post() of it: uploads go to files while they come, so that they may be larger than
+        memory. Raises what stream() raises, and Refusal for what is no such form."""
+        if self.whole is None and self.content_type == MULTIPART:
+            reader = forms.Multipart(str(self.header("content-type")))
+            async for piece in self.stream():
+                reader.feed(piece)
+            read = self._reading()
+            values, read.files = reader.finish()
+            read.post = dict(values)
+        else:
+            await self.read()
+        form: dict[str, Any] = self.post()
+        return form
 
     def post(self, name: str | None = None, default: Any = None) -> Any:
         """A value of a form (urlencoded or multipart), or of a JSON object; without a name all of them."""
@@ -206,7 +260,7 @@ class Request(msgspec.Struct, eq=False):
         kind = self.content_type
         if kind == "application/x-www-form-urlencoded":
             return dict(forms.parse_query(self.raw_body))
-        if kind == "multipart/form-data":
+        if kind == MULTIPART:
             values, read.files = forms.parse_multipart(self.raw_body, str(self.header("content-type")))
             return dict(values)
         if kind == "application/json" or kind.endswith("+json"):

@@ -78,6 +78,11 @@ class Protocol:
     stepwise: ClassVar[bool] = False
     """True: what comes next depends on what the handler did with the message before (it logged in, it swapped the
     protocol). feed then returns one message at most, and is called again with b"" until it returns none."""
+    wants_more: bool | None = None
+    """Of a message that its handler reads while it comes: whether more of it may come. None: there is no such message,
+    and reading stops when too many wait."""
+    cut_short: bool = False
+    """True: the input has ended where the peer may still be sending, so that the connection must end lingering."""
     wants_connection: ClassVar[bool] = False
     """True: there is an attribute ``connection``, which the connection sets before the first feed or encode."""
 
@@ -135,6 +140,9 @@ class Protocol:
     def farewell(self, reason: CloseReason) -> bytes:
         """The last words when we end the connection for ``reason``, once; b"" when there are none."""
         return b""
+
+    def lose(self, reason: CloseReason) -> None:
+        """The connection ends, and brings no more: for whoever waits for the rest of a message."""
 
     def take_replies(self) -> bytes:
         """What the protocol itself must answer (a pong, a 100-continue), once; b"" when there is nothing."""

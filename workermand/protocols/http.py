@@ -26,12 +26,12 @@ from httptools import (
     HttpRequestParser,
 )
 
-from workermand.errors import CloseReason, EndOfInput, ProtocolError
+from workermand.errors import CloseReason, ConnectionLost, EndOfInput, ProtocolError
 from workermand.http import answers, policy
 from workermand.http.policy import Head, Limits, Refusal
-from workermand.http.request import CLOSE, CONTINUE, HEAD, OLD, Network, Request
-from workermand.protocols.answering import INTERIM, Answering
+from workermand.http.request import CLOSE, HEAD, OLD, Network, Request
 from workermand.protocols.base import MAX_PACKAGE
+from workermand.protocols.bodies import Bodies, Stop
 from workermand.protocols.repeats import END, recognize, remember
 
 _HARMLESS: Final = (
@@ -50,10 +50,6 @@ _UPGRADE_LINE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 _OTHER_PROTOCOL = re.compile(rb"^[A-Z_-]+ +\S+ +(?:RTSP|ICE)/", re.MULTILINE)
 
 
-class _Stop(Exception):
-    """The request that is complete was the last one."""
-
-
 class _InParts(Exception):
     """This chunk is no row of complete GETs."""
 
@@ -62,29 +58,25 @@ class _Downgrade(Exception):
     """It asks for a protocol that is not spoken here: it is served as if it had not."""
 
 
-class Http(Answering):
+class Http(Bodies):
     """Requests in; str, bytes, dict, list, Response, Chunk and ServerSentEvents out.
 
     ``max_package`` bounds a body, in bytes, chunked ones with their framing. ``requests`` is how many a connection may
     send. ``upgrades``: a request for a WebSocket ends the HTTP (``request.upgrade``), and what follows it is there for
-    detach(). Of ``gzip`` and what goes out see Answering.
+    detach(). ``streams``: long bodies come as they come, see Bodies. Of ``gzip`` and what goes out see Answering.
     """
 
     __slots__ = (
-        "_body",
         "_cause",
-        "_continue",
+        "_dropped",
         "_ended",
         "_harmless_up_to",
         "_head_size",
         "_host",
         "_host_name",
         "_left",
-        "_length",
         "_most_fields",
-        "_part",
         "_raw",
-        "_received",
         "_whole_up_to",
         "feed_data",
         "fields",
@@ -92,7 +84,6 @@ class Http(Answering):
         "limits",
         "messages",
         "parser",
-        "request",
         "should_keep_alive",
         "target",
         "trusted",
@@ -111,14 +102,13 @@ class Http(Answering):
         requests: int = 10_000,
         upgrades: bool = False,
         gzip: bool = False,
+        streams: bool = False,
         trusted: tuple[Network, ...] = (),
     ) -> None:
-        super().__init__(max_package, gzip=gzip)
+        super().__init__(max_package, gzip=gzip, streams=streams)
         self.limits = limits or _DEFAULTS
         self.upgrades = upgrades
         self.trusted = trusted
-        self._part = ""
-        """Of a request that is unfinished: "head" or "body"; "upgraded" when no more of them are to come."""
         self._left = requests
         self._most_fields = 2 * self.limits.fields
         self._harmless_up_to = min(self.limits.line, self.limits.field, self.limits.head, 8192)
@@ -127,18 +117,13 @@ class Http(Answering):
         self._host_name = self._host = b""
         """The last Host that stood first and was found good."""
         self._raw = bytearray()
-        """An unfinished request as it came; of a body with a length the head only."""
-        self._head_size = self._length = self._received = 0
-        self._body = bytearray()
-        """Not a list of pieces: they may be of one byte each."""
-        self._continue = False
-        """The client waits for a 100."""
+        """An unfinished request as it came; of a body with a length the head only, of a stream the last bytes."""
+        self._dropped = self._head_size = 0
+        """Bytes that are not in it any more; and where the body begins."""
         self._ended = False
         """A chunk of no bytes has begun: the last."""
         self.messages = NOTHING
         """Complete, of what is being fed."""
-        self.request: Request | None = None
-        """Its head is complete, its body not."""
         self._renew()
 
     def _renew(self) -> None:
@@ -177,7 +162,7 @@ class Http(Answering):
         try:
             self.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
-            if isinstance(self._cause, _Stop):
+            if isinstance(self._cause, Stop):
                 raise self._end(error) from None
             self._renew()
             messages.clear()
@@ -187,53 +172,33 @@ class Http(Answering):
         return messages
 
     def feed_eof(self) -> Sequence[Any]:
-        self._forget()
+        self._forget(ConnectionLost("the client has ended its sending within the body of a request"))
         return ()
 
     @property
     def buffered(self) -> int:
-        return len(self._raw) + (self._received if self._length else 0)
-
-    @property
-    def waits_for(self) -> str:
-        return self._part if self._part != "upgraded" else ""
-
-    @property
-    def is_waited_for(self) -> bool:
-        return self._part == "body" and not self._received
-
-    @property
-    def replies(self) -> bool:  # type: ignore[override]
-        """With a connection a 100 is sent at once."""
-        return self.connection is None
-
-    def take_replies(self) -> bytes:
-        if not self._continue:
-            return b""
-        self._continue = False
-        if not self.owed:
-            return INTERIM
-        self.owed[-1].demands |= CONTINUE
-        return b""
+        return self._dropped + len(self._raw) + (self._received if self._length else 0)
 
     def detach(self, undelivered: Sequence[Any] = (), data: bytes = b"") -> bytes:
         """Requests become bytes again as they were understood: blanks around values are gone, a chunked body is one
         chunk."""
         for _ in undelivered:
             self.owed.pop()
-        held = bytes(self._raw)
-        if self._length:
-            held += self._body
-        self._forget()
+        again = b"".join(request.as_bytes() for request in undelivered)
+        held = bytes(self._raw) if self._stream is None else b""
+        if self._length and self._body is not None:
+            held += self._body.getvalue()
+        self._forget(ConnectionLost("another protocol has taken over the connection within the body of a request"))
         self._part = "upgraded"
-        return b"".join(request.as_bytes() for request in undelivered) + held
+        return again + held
 
     def wind_down(self) -> None:
         self._whole_up_to = 0
-        last = self.request or (self.owed[-1] if self.owed else None)
+        undelivered = self.request if self._stream is None else None
+        last = undelivered or (self.owed[-1] if self.owed else None)
         if last is not None:
             last.demands |= CLOSE
-        self._left = 1 if last is None or last is self.request else 0
+        self._left = 1 if last is undelivered else 0
 
     def _by_parts(self, data: bytes) -> list[Any]:
         global _fed
@@ -274,11 +239,14 @@ class Http(Answering):
         part = data[at:stop]
         if not self._length:
             self._raw += part
-            if self._part == "body" and len(self._raw) - self._head_size > self.max_package:
+            if self._part == "body" and self._dropped + len(self._raw) - self._head_size > self.max_package:
                 policy.refuse("body-size", f"body over {self.max_package} bytes")
         self._parse(part)
         if self._part == "head":
             policy.measure_part(self._raw, self.limits)
+        elif self._stream is not None:
+            self._dropped += len(self._raw[:-3])
+            del self._raw[:-3]
         return stop
 
     def _parse(self, part: bytes) -> None:
@@ -312,20 +280,20 @@ class Http(Answering):
         """What the end of the input is told the runtime as."""
         messages = self._deliver()
         cause = error if isinstance(error, Refusal) else self._cause
-        if isinstance(cause, _Stop):
+        if isinstance(cause, Stop):
             return EndOfInput("http: the last request", messages, close_reason=CloseReason.CLOSED)
         if cause is None:
             cause = self._syntax_error(error)
         if not isinstance(cause, Refusal):
             raise cause  # a fault of ours
-        is_head = self.get_method() == b"HEAD"
-        self._forget()
-        return ProtocolError(
-            f"http: {cause.rule}: {cause}",
-            messages,
-            close_reason=CloseReason.PACKAGE_TOO_BIG if cause.status == 413 else None,
-            farewell=answers.error(cause.status, cause.why, head_only=is_head),
-        )
+        farewell = answers.error(cause.status, cause.why, head_only=self.get_method() == b"HEAD")
+        if self._stream is not None and self.request is not None:  # it is its handler that will answer
+            self.request.demands |= CLOSE
+            self.cut_short = True
+            farewell = b""
+        self._forget(cause)
+        reason = CloseReason.PACKAGE_TOO_BIG if cause.status == 413 else None
+        return ProtocolError(f"http: {cause.rule}: {cause}", messages, close_reason=reason, farewell=farewell)
 
     def _syntax_error(self, error: Exception) -> Refusal:
         why = str(error)
@@ -333,20 +301,17 @@ class Http(Answering):
             return Refusal("method", why)  # a word in capitals: a method that is unknown, and no TLS on a plain port
         return Refusal("version" if why == "Invalid HTTP version" or self._raw.startswith(b"PRI ") else "syntax", why)
 
-    def _forget(self) -> None:
-        """The unfinished request is dropped."""
+    def _forget(self, error: Exception | None = None) -> None:
+        """The unfinished request is dropped; whoever reads it gets ``error``."""
         self._raw.clear()
-        self._body.clear()
-        self._length = self._received = 0
-        self._continue = False
-        self.request = None
-        self._part = ""
+        self._dropped = 0
+        self._close_body(error)
 
     # ------------------------------------------------------------------ what the parser found
 
     def _head_complete(self, fields: list[bytes], target: bytes) -> None:
         if self._left <= len(self.messages):
-            raise _Stop
+            raise Stop
         version = self.parser.get_http_version()
         if not self._part:
             if version != "1.1" or self.parser.should_upgrade():
@@ -380,23 +345,21 @@ class Http(Answering):
             return
         if not self._part:
             raise _InParts
-        self.request = request
-        self._part = "body"
         self._head_size = len(self._raw)
-        self._length = head.length
-        self._continue = head.expects_continue
+        if self._open(request, head.length, head.expects_continue):
+            self.messages.append(request)
 
     def _take(self, piece: bytes) -> None:
-        self._ended = self._continue = False
-        self._body += piece
-        self._received += len(piece)
+        self._ended = False
+        self._keep_piece(piece)
         if self._received == self._length:
             self._complete()
 
     def _complete(self) -> None:
         request, trailers = self.request, self.fields
         assert request is not None
-        request.raw_body = bytes(self._body)
+        if self._body is not None:
+            request.whole = self._body.getvalue()
         if trailers:
             policy.check_trailers(trailers, self.limits)
             request.trailer_fields = policy.without_underscores(trailers)
@@ -405,12 +368,13 @@ class Http(Answering):
 
     def _finish(self, request: Request) -> None:
         """It is complete."""
+        if self._stream is None:
+            self.messages.append(request)
         self._forget()
-        self.messages.append(request)
         if request.upgrade:
             self._part = "upgraded"
         elif request.demands & CLOSE:
-            raise _Stop
+            raise Stop
 
 
 # ---------------------------------------------------------------------------------------------------- callbacks

@@ -405,8 +405,7 @@ class Connection:
     @property
     def is_held(self) -> bool:
         """It is not read at present, by our own choice."""
-        wire = self.wire
-        return wire.paused or (wire.inbox is not None and wire.inbox.is_full)
+        return intake.is_held(self.wire)
 
     @property
     def moves(self) -> str:

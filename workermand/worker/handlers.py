@@ -45,7 +45,7 @@ Callback = Callable[..., Any]
 class Handlers:
     """The callbacks of one worker or of one listener; None where the user has none."""
 
-    __slots__ = tuple(CALLBACKS)
+    __slots__ = (*CALLBACKS, "stream_body")
 
     on_worker_start: Callback | None
     on_worker_stop: Callback | None
@@ -62,8 +62,15 @@ class Handlers:
     on_websocket_pong: Callback | None
     on_websocket_close: Callback | None
 
+    stream_body: bool
+    """Long bodies of HTTP requests are handed over as they come: see Request.stream()."""
+
     def __init__(self, owner: object = None) -> None:
-        """Takes the ``on_*`` attributes of ``owner``, a module or an object. Raises LoadError."""
+        """Takes the ``on_*`` attributes of ``owner``, a module or an object, and its ``stream_body``. Raises
+        LoadError."""
+        self.stream_body = getattr(owner, "stream_body", False)
+        if not isinstance(self.stream_body, bool):
+            raise LoadError(f"stream_body must be True or False, not {self.stream_body!r} (in {_name_of(owner)})")
         for name in CALLBACKS:
             setattr(self, name, None)
         for name in dir(owner):

@@ -94,7 +94,7 @@ class Inbox(Coroutine[Any, Any, None]):
         try:
             size = len(message)
         except TypeError:  # an http Request, or what a custom protocol makes of its bytes
-            size = len(getattr(message, "raw_body", b""))
+            size = len(getattr(message, "whole", None) or b"")
         self._bytes += size
         self._queue.append(("on_message", self._on_message, (connection, message), size))
         if self.is_full:

@@ -123,10 +123,19 @@ def regulate(wire: Wire) -> None:
     """Reads, or does not, as the handler and the inbox would have it."""
     if wire.status is not ESTABLISHED or wire.feed is ignore:
         return
-    if wire.paused or (wire.inbox is not None and wire.inbox.is_full):
+    if is_held(wire):
         wire.transport.pause_reading()
     else:
         wire.transport.resume_reading()
+
+
+def is_held(wire: Wire) -> bool:
+    """It is not to be read at present. A handler that reads a message while it comes is not kept from that by those
+    behind it."""
+    if wire.paused:
+        return True
+    wants_more = wire.protocol.wants_more
+    return not wants_more if wants_more is not None else wire.inbox is not None and wire.inbox.is_full
 
 
 def idle(wire: Wire) -> bool:

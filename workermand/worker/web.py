@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from workermand.errors import CloseReason
 from workermand.http.policy import Limits
 from workermand.http.response import File, FileFacts, FilePart
 from workermand.protocols.base import UNLIMITED, Protocol
 from workermand.protocols.handshake import Upgrading
 from workermand.protocols.http import Http
 from workermand.spec import HttpLimits
-from workermand.worker import sending
+from workermand.worker import intake, sending
 from workermand.worker.status import ESTABLISHED
 
 if TYPE_CHECKING:
@@ -75,6 +77,17 @@ class Web(Http):
     def close_file(self, facts: FileFacts) -> None:
         os.close(facts.fd)
 
+    def future(self) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = self.connection.worker.loop.create_future()
+        return future
+
+    def regulate(self) -> None:
+        intake.regulate(self.connection.wire)
+
+    def give_up(self) -> None:
+        wire = self.connection.wire
+        wire.end_input(wire.ending or CloseReason.CLOSED)
+
 
 class UpgradingWeb(Web, Upgrading):
     """Of a websocket listener."""
@@ -102,6 +115,7 @@ def serve(protocol: type[Protocol], worker: Worker, handlers: Handlers) -> Calla
             requests=settings.requests or UNLIMITED,
             upgrades=handlers.on_message is None or handlers.have_websocket,
             gzip=worker.gzip,
+            streams=handlers.stream_body,
             trusted=worker.trusted_proxies,
         )
         protocol.around = around

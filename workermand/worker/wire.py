@@ -22,7 +22,7 @@ import functools
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
-from workermand.errors import CloseReason, SendError
+from workermand.errors import CloseReason, ConnectionLost, SendError
 from workermand.protocols.base import UNLIMITED, Protocol
 from workermand.worker import intake
 from workermand.worker.inbox import Inbox
@@ -332,8 +332,13 @@ class Wire(asyncio.Protocol):
     def failed(self, where: str, error: BaseException, connection: Connection | None = None) -> None:
         """A handler's exception ends its connection, and nothing else; unless it has an error_handler."""
         connection = connection or self.connection
+        is_over = self.status is not ESTABLISHED or self.feed is intake.ignore
+        if is_over and isinstance(error, ConnectionLost):
+            self.close(CloseReason.PEER_CLOSED)
+            return
         if (answer := self.protocol.answer_to(error)) is not None:
-            connection.send(answer)
+            if self.status is ESTABLISHED:
+                connection.send(answer)
             return
         self.worker.failed(where, connection, error)
         try:
@@ -442,7 +447,7 @@ class Wire(asyncio.Protocol):
         if self.feed is not intake.ignore and not (self.had_message and self.is_between_messages):
             return
         over = self.feed is intake.ignore
-        if over and (self.ending is CloseReason.PEER_CLOSED or not self.unsent):
+        if over and (self.ending is CloseReason.PEER_CLOSED or not (self.unsent or self.protocol.cut_short)):
             self.close(self.ending)
         else:  # the last answer is on its way, and the client may still be sending
             self.close_lingering(self.ending)
@@ -491,6 +496,7 @@ class Wire(asyncio.Protocol):
         self.mark = NEVER
         self.deliver = intake.discard
         self.feed = intake.ignore
+        self.protocol.lose(reason)
         self.held = self.former = self.ending = self.epilogue = None
         self.paused = False
         if self.inbox is not None:
