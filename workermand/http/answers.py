@@ -58,11 +58,13 @@ def plain_head(length: int) -> bytes:
 
 
 class Answer(msgspec.Struct):
-    """What goes out. ``is_open``: the handler sends more of it. ``files`` follow ``data``."""
+    """What goes out. ``is_open``: the handler sends more of it, ``remaining`` bytes when its head has said so.
+    ``files`` follow ``data``."""
 
     data: bytes
     is_open: bool = False
     is_chunked: bool = False
+    remaining: int | None = None
     files: tuple[FilePart, ...] = ()
 
 
@@ -125,7 +127,11 @@ def _may_compress(response: Response, kind: str) -> bool:
 
 
 def _open_answer(response: Response, request: Request, body: bytes) -> Answer:
-    """HTTP/1.0 has no chunks: there the end of the connection ends the body."""
+    """HTTP/1.0 has no chunks: there the end of the connection ends the body. With a Content-Length none are needed."""
+    if (length := response.header("content-length")) is not None:
+        remaining = int(length) - len(body)
+        body = b"" if request.demands & HEAD else body
+        return Answer(_head(response, request, [], int(length)) + body, is_open=True, remaining=remaining)
     is_chunked = not request.demands & OLD
     head = _head(response, request, [("Transfer-Encoding", "chunked")] if is_chunked else [], None)
     if request.demands & HEAD:
@@ -135,7 +141,7 @@ def _open_answer(response: Response, request: Request, body: bytes) -> Answer:
 
 
 def _head(response: Response, request: Request, headers: list[tuple[str, str]], length: int | None) -> bytes:
-    own = [(name, value) for name, value in response.headers if name.lower() not in _NAMES]
+    own = [(name, value) for name, value in response.headers if name.lower() not in _NAMES and _is_said(name, value)]
     lines = "".join(f"{name}: {value}\r\n" for name, value in [*headers, *own])
     if length is not None:
         lines += f"Content-Length: {length}\r\n"
@@ -149,6 +155,11 @@ def _head(response: Response, request: Request, headers: list[tuple[str, str]], 
         lines += "".join(f"Set-Cookie: {cookie}\r\n" for cookie in request.set_cookies)
     first = f"HTTP/1.1 {response.status} {response.reason}\r\n"
     return b"%b%b%b\r\n" % (first.encode("latin-1"), date, lines.encode("latin-1"))
+
+
+def _is_said(name: str, value: str) -> bool:
+    """An empty Content-Type is none."""
+    return bool(value) or name.lower() != "content-type"
 
 
 # ---------------------------------------------------------------------------------------------------- files

@@ -194,6 +194,11 @@ class Request(msgspec.Struct, eq=False):
             raise RuntimeError(UNREAD)
         return self.whole
 
+    @property
+    def is_streamed(self) -> bool:
+        """It has been handed over before its body was there."""
+        return bool(self.demands & STREAMED)
+
     def stream(self) -> AsyncIterator[bytes]:
         """The body piece by piece: ``async for piece in request.stream()``. With ``stream_body = True`` in the handler
         bodies above 64 KiB, and chunked ones, come as the client sends them, and a client that is faster than the

@@ -60,9 +60,10 @@ class Response:
     """An answer: ``Response(404, {"Content-Type": "text/plain"}, "no such room")``.
 
     A str goes out as UTF-8 and, unless Content-Type is set, as text/html; bytes as application/octet-stream. Date,
-    Content-Length and Connection are the protocol's. ``Transfer-Encoding: chunked`` leaves the answer open for Chunk
-    objects, ``Content-Type: text/event-stream`` without a body for ServerSentEvents. The with_* methods change this
-    response and return it.
+    Content-Length and Connection are the protocol's, an empty Content-Type is none. ``Transfer-Encoding: chunked``
+    leaves the answer open for Chunk objects, which with a Content-Length besides must come to just that;
+    ``Content-Type: text/event-stream`` without a body leaves it open for ServerSentEvents. The with_* methods change
+    this response and return it.
     """
 
     __slots__ = ("_headers", "body", "file", "reason", "status")

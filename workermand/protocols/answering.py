@@ -137,9 +137,13 @@ class Answering(Protocol):
         if answer is None:
             raise RuntimeError("no answer is open: a Response with Transfer-Encoding: chunked opens one")
         is_muted = bool(request.demands & HEAD)
+        if answer.remaining is not None and not is_muted:
+            answer.remaining -= len(message.data)
+            if answer.remaining < 0 or (answer.remaining and not message.data):
+                raise RuntimeError("what is sent of this answer is not as long as its Content-Length")
         if message.data:
             return b"" if is_muted else answers.chunk(message.data, is_chunked=answer.is_chunked)
-        if not answer.is_chunked and not request.demands & OLD:
+        if not answer.is_chunked and answer.remaining is None and not request.demands & OLD:
             raise RuntimeError("this answer ends with its connection: close that")
         return (b"0\r\n\r\n" if answer.is_chunked and not is_muted else b"") + self._answered()
 

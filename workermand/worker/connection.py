@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from workermand import address
-from workermand.errors import CloseReason
+from workermand.errors import CloseReason, ConnectionLost
 from workermand.link import ConnectionRow
 from workermand.protocols import registry
 from workermand.protocols.base import UNLIMITED, Protocol, as_bytes
@@ -21,7 +21,7 @@ from workermand.worker import intake
 from workermand.worker.callbacks import Callbacks
 from workermand.worker.handlers import CONNECTION_CALLBACKS, unknown
 from workermand.worker.status import ConnectionStatus
-from workermand.worker.wire import Wire
+from workermand.worker.wire import SPILL, Wire
 
 if TYPE_CHECKING:
     from workermand.worker.listener import Listener
@@ -154,6 +154,24 @@ class Connection:
         wire.bytes_written = size
         out.append(data)
         return True
+
+    async def drain(self) -> None:
+        """Waits for a slow client: returns at once while less than 64 KiB are unsent, else when the kernel has taken
+        all of it. A task that sends much awaits this after each send(), and so holds little of it in memory. Raises
+        ConnectionLost (a ConnectionError) when the connection ends or has ended; timeouts.write_stall bounds the
+        wait."""
+        wire = self.wire
+        if wire.unsent >= SPILL and self.status is ConnectionStatus.ESTABLISHED:
+            wire.flush()
+            if wire.unsent:
+                await self.worker.waiting.until_drained(self)
+        if self.status is not ConnectionStatus.ESTABLISHED:
+            raise ConnectionLost(f"the connection has ended: {self.close_reason}")
+
+    async def wait_closed(self) -> None:
+        """Returns when the connection has ended, whoever ended it."""
+        if self.status is not ConnectionStatus.CLOSED:
+            await self.worker.waiting.until_closed(self)
 
     def close(self, data: Any = None, raw: bool = False) -> None:
         """Sends ``data`` if given, then closes once all is sent; nothing more is read. on_close comes later, once. A

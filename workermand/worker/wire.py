@@ -202,6 +202,7 @@ class Wire(asyncio.Protocol):
             self.sending.go()
             return
         self.worker.stalled.discard(self.connection)
+        self.worker.waiting.drained(self.connection)
         if self.status is ESTABLISHED:
             self.fire("on_buffer_drain")
         elif self.status is ENDING:
@@ -217,6 +218,7 @@ class Wire(asyncio.Protocol):
         self._become(CLOSED, reason)
         self.worker.stalled.discard(self.connection)
         self.worker.reading.discard(self.connection)
+        self.worker.waiting.closed(self.connection)
         if self.linger is not None:
             self.linger.cancel()
         callbacks = self.connection.callbacks

@@ -23,6 +23,7 @@ from workermand.spec import WorkerSpec
 from workermand.worker import guard, handlers
 from workermand.worker.handlers import Handlers
 from workermand.worker.sessions import Sessions
+from workermand.worker.waiting import Waiting
 
 if TYPE_CHECKING:
     from workermand.worker.connection import Connection
@@ -100,6 +101,8 @@ class Worker:
         """Connections that may have half a request: the only ones that are examined for its deadlines."""
         self.handlers = handlers or Handlers()
         self.loop = loop or asyncio.get_running_loop()
+        self.waiting = Waiting(self.loop)
+        """Tasks that wait for a connection."""
         self.keyring: Keyring | None = None
         """The certificates of the encrypted listeners."""
         self.note = ""
