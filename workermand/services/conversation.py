@@ -187,8 +187,8 @@ class Conversation:
         _settle(self._decided, response)
 
     def _close(self, code: int, reason: str) -> None:
-        """Ours: the client's own Close, or its end, follows."""
-        self._state = State.ENDED
+        """Ours; the client's own Close is not waited for."""
+        self.end(code, reason)
         if self._connection.status is ConnectionStatus.ESTABLISHED:
             self._connection.end(Close(code, reason))
 

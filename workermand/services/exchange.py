@@ -1,14 +1,14 @@
 """One request of an ASGI application, and its answer: ``receive`` and ``send`` of the scope "http".
 
 A body that is streamed is read when the application asks for it, an answer in pieces waits for a slow client. When the
-client has gone the application is told by http.disconnect, and by the ConnectionLost (an OSError) of its next send, as
-ASGI has it from 2.4 on: one that goes on and on would not come to its end otherwise.
+client has gone the application is told by http.disconnect, and by the ConnectionLost (an OSError) of its next send.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import traceback
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -28,6 +28,8 @@ class Exchange:
         """None once it is at its end."""
         self._start: Message | None = None
         """http.response.start, until the first piece of the body."""
+        self._bodiless = False
+        """What comes of the body is nothing to this client."""
         self._begun = False
         """The head of the answer is out."""
         self._complete = asyncio.get_running_loop().create_future()
@@ -46,18 +48,21 @@ class Exchange:
             raise
         except Exception as error:
             if self._gone and says_client_has_gone(error):
+                _let_go(error)
                 raise ConnectionLost("the client has gone") from None
             if self._refusal is None or self._begun:
                 raise
         if self._refusal is not None and not self._begun:
             raise self._refusal
-        if not self._complete.done() and not self._gone:
+        if not self._complete.done():
+            if self._gone:
+                raise ConnectionLost("the client has gone")
             raise RuntimeError("the application has returned without a whole answer")
 
     # ------------------------------------------------------------------ receive
 
     async def receive(self) -> Message:
-        if self._body is not None:
+        if self._body is not None and not self._complete.done():
             return await self._receive_body(self._body)
         if not self._complete.done():
             await self._until_over()
@@ -82,7 +87,7 @@ class Exchange:
 
     async def _until_over(self) -> None:
         """The answer is complete, or the client has gone."""
-        closed = asyncio.get_running_loop().create_task(self._connection.wait_closed())
+        closed = asyncio.get_running_loop().create_task(self._connection.wait_gone())
         try:
             await asyncio.wait({closed, self._complete}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -101,6 +106,8 @@ class Exchange:
             self._start = message
         elif kind == "http.response.body" and not self._complete.done() and (self._start or self._begun):
             await self._send_body(message.get("body", b""), bool(message.get("more_body", False)))
+        elif kind == "http.response.body" and self._bodiless:
+            return
         elif kind == "http.response.pathsend" and self._start is not None:
             response = self._response(self._start).with_file(message["path"])
             await self._send(response, complete=True)
@@ -116,7 +123,8 @@ class Exchange:
                 await self._send(Chunk(), complete=True)
             return
         response = self._response(start)
-        if response.status in BODILESS or not more:
+        self._bodiless = response.status in BODILESS
+        if self._bodiless or not more:
             await self._send(response.with_body(body), complete=True)
         else:
             response.add_header("Transfer-Encoding", "chunked")
@@ -144,6 +152,13 @@ class Exchange:
 
     def lost(self) -> None:
         self._gone = True
+
+
+def _let_go(error: BaseException | None) -> None:
+    """What the application held (a generator, a lock) must not wait for the garbage collector to be let go of."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-ASGI = {"version": "3.0", "spec_version": "2.3"}
+ASGI = {"version": "3.0", "spec_version": "2.4"}
 LIFESPAN = {"version": "3.0", "spec_version": "2.0"}
 
 

@@ -168,10 +168,14 @@ class Connection:
         if self.status is not ConnectionStatus.ESTABLISHED:
             raise ConnectionLost(f"the connection has ended: {self.close_reason}")
 
-    async def wait_closed(self) -> None:
-        """Returns when the connection has ended, whoever ended it."""
-        if self.status is not ConnectionStatus.CLOSED:
-            await self.worker.waiting.until_closed(self)
+    async def wait_gone(self) -> None:
+        """Returns when the client has gone: it sends no more, or the connection has ended, whoever ended it. A client
+        that has only closed its half may still read an answer."""
+        wire = self.wire
+        if self.status is ConnectionStatus.ESTABLISHED and wire.ending is not CloseReason.PEER_CLOSED:
+            if wire.feed is intake.ignore:  # the last request has come: only an end can follow
+                wire.transport.resume_reading()
+            await self.worker.waiting.until_gone(self)
 
     def close(self, data: Any = None, raw: bool = False) -> None:
         """Sends ``data`` if given, then closes once all is sent; nothing more is read. on_close comes later, once. A

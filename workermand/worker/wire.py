@@ -184,6 +184,7 @@ class Wire(asyncio.Protocol):
             messages = intake.ended(self, error)
         else:
             self.end_input(CloseReason.PEER_CLOSED)
+            self.worker.waiting.gone(self.connection)
         if messages:
             self.turn(intake.deliver_all, self, messages)
         else:
