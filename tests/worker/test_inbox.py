@@ -239,33 +239,6 @@ def test_on_close_alone_may_be_async(scene: Scene) -> None:
     assert scene.failures == [("on_close", "ValueError: closing")]
 
 
-def test_the_rarer_ones_run_beside_the_handler_that_may_wait_for_them(scene: Scene) -> None:
-    scene.limit(send_buffer=10)
-    drained = asyncio.Event()
-
-    async def on_message(connection: Connection, data: str) -> None:
-        connection.send(data)
-        await drained.wait()
-        scene.log.append("done")
-
-    async def on_buffer_full(connection: Connection) -> None:
-        scene.log.append("full")
-
-    async def on_buffer_drain(connection: Connection) -> None:
-        drained.set()
-        raise ValueError("drained")
-
-    scene.on(on_message=on_message, on_buffer_full=on_buffer_full, on_buffer_drain=on_buffer_drain)
-    connection, transport = scene.connect(stalled=True)
-    transport.receive(b"x" * 20 + b"\n")
-    scene.turn()
-    assert scene.log == ["full"]
-    transport.drain()
-    scene.turn()
-    assert scene.log == ["full", "done"] and scene.failures == [("on_buffer_drain", "ValueError: drained")]
-    assert connection.close_reason is CloseReason.HANDLER_ERROR and not connection.wire.asides
-
-
 def test_on_message_may_change_its_nature(scene: Scene, hand: Hand) -> None:
     connection, transport = scene.connect()
     transport.receive(b"wait\na\n")

@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from workermand.errors import CloseReason, ConnectionLost, SendError
+from workermand.errors import CloseReason, SendError
 from workermand.protocols.base import UNLIMITED, Protocol
-from workermand.worker import intake
+from workermand.worker import calling, intake
 from workermand.worker.inbox import Inbox
 from workermand.worker.status import CLOSED, CLOSING, ENDING, ESTABLISHED, INITIAL, ConnectionStatus, reason_of
 
@@ -300,7 +300,7 @@ class Wire(asyncio.Protocol):
         if self.sending is not None:
             self.sending.refuse()
         self.stats.send_fail += 1
-        self._call("on_error", connection, SendError.SEND_FAIL, why)
+        calling.call(self, "on_error", connection, SendError.SEND_FAIL, why)
         return False
 
     # ------------------------------------------------------------------ turns and callbacks
@@ -330,55 +330,17 @@ class Wire(asyncio.Protocol):
 
     def fire(self, name: str, *args: object) -> None:
         """Runs a callback other than on_message, if there is one."""
-        self._call(name, self.connection, *args)
+        calling.call(self, name, self.connection, *args)
 
     def failed(self, where: str, error: BaseException, connection: Connection | None = None) -> None:
-        """A handler's exception ends its connection, and nothing else; unless it has an error_handler."""
-        connection = connection or self.connection
-        is_over = self.status is not ESTABLISHED or self.feed is intake.ignore
-        if is_over and isinstance(error, ConnectionLost):
-            self.close(CloseReason.PEER_CLOSED)
-            return
-        if (answer := self.protocol.answer_to(error)) is not None:
-            if self.status is ESTABLISHED:
-                connection.send(answer)
-            return
-        self.worker.failed(where, connection, error)
-        try:
-            if connection.error_handler is not None:
-                connection.error_handler(error)
-                return
-        except BaseException as another:
-            self.worker.failed("error_handler", connection, another)
-        self.close(CloseReason.HANDLER_ERROR)
+        """A handler has raised ``error``."""
+        calling.failed(self, where, error, connection or self.connection)
 
     def open_inbox(self) -> Inbox:
         if self.inbox is None:
             self.inbox = Inbox(self)
             intake.route(self)
         return self.inbox
-
-    def _call(self, name: str, connection: Connection, *args: object) -> None:
-        callback = getattr(connection.callbacks, name)
-        if callback is None:
-            return
-        try:
-            result = callback(connection, *args)
-        except BaseException as error:
-            self.failed(name, error, connection)
-            return
-        if name in connection.callbacks.asynchronous:
-            # Not through the inbox: the on_message at work there may be waiting for just this callback.
-            task = asyncio.Task(self._beside(name, connection, result), loop=self.worker.loop)
-            self.asides = self.asides or set()
-            self.asides.add(task)
-            task.add_done_callback(self.asides.discard)
-
-    async def _beside(self, name: str, connection: Connection, coroutine: Coroutine[Any, Any, Any]) -> None:
-        try:
-            await coroutine
-        except BaseException as error:
-            self.failed(name, error, connection)
 
     # ------------------------------------------------------------------ the end
 
