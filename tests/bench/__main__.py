@@ -33,6 +33,12 @@ HERE = Path(__file__).parent
 HANDLER = {
     "bench.py": "def on_message(connection, data):\n    connection.send(data)\n",
     "hello.py": "def on_message(connection, request):\n    connection.send('hello')\n",
+    "a_file.py": """
+from workermand import Response
+
+def on_message(connection, request):
+    connection.send(Response().with_file(connection.worker.options["file"]))
+""",
     "broadcast.py": """
 import os, statistics, time
 from workermand import Connection
@@ -70,6 +76,8 @@ def on_message(connection, data):
 """
 }
 """Its first line runs at the last moment before the handler."""
+FILES = (1 << 10, 100 << 10, 10 << 20)
+"""Bytes."""
 IDLE = 10_000
 CHILDREN = 100
 QUESTIONS = 20
@@ -253,6 +261,38 @@ def tls(args: argparse.Namespace) -> Row:
     return "CPU per message over TLS, 64 connections, 1 and 16 in flight", "; ".join(answers), ""
 
 
+def files(args: argparse.Namespace) -> Row:
+    return "CPU for a file, 16 clients, beside nginx", "; ".join(one_file(size, args) for size in FILES), ""
+
+
+def one_file(size: int, args: argparse.Namespace) -> str:
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, "file")
+        file.write_bytes(os.urandom(size))
+        with (
+            running_server(
+                "a_file",
+                files=HANDLER,
+                listen="http://127.0.0.1:0",
+                options={"file": str(file)},
+                limits={"http": {"requests": 0}},
+            ) as server,
+            foreign([sys.executable, HERE / "rivals.py", "nginx", file]) as other,
+            clients_on_a_core_of_their_own(),
+        ):
+            pin(server.pid, SERVERS)
+            words: Words = ["http", 16, 1]
+            pairs = [
+                (
+                    cost(*other, "loadgen", words, args.seconds),
+                    cost(server.pid, server.port, "loadgen", words, args.seconds),
+                )
+                for _ in range(args.rounds)
+            ]
+    theirs, ours = (statistics.median(side) for side in zip(*pairs, strict=True))
+    return f"{size // 1024:,} KiB {ours:.0f} us ({ours / size * 1000:.2f} s/GB), nginx {theirs:.0f} us"
+
+
 def floor(args: argparse.Namespace) -> Row:
     with foreign([sys.executable, HERE / "bare.py"]) as (pid, port):
         words = [["text", 64, depth] for depth in (1, 16)]
@@ -371,6 +411,7 @@ MEASURES = {
         websocket,
         http,
         rivals,
+        files,
         tls,
         floor,
         short,

@@ -90,7 +90,7 @@ static long measure(int port, const struct kind *kind) {
     char *field = strcasestr(head, "content-length:");
     long rest = field ? atol(field + strlen("content-length:")) : 0;
     for (long got = 0; got < rest;) {
-        long count = read(fd, body, rest - got);
+        long count = read(fd, body, rest - got < (long)sizeof body ? rest - got : (long)sizeof body);
         if (count <= 0)
             fail("read");
         got += count;

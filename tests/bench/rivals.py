@@ -1,4 +1,4 @@
-"""Other servers that speak HTTP and WebSocket on uvloop, for the comparison: `rivals.py uvicorn|websockets PORT`.
+"""Other servers, for the comparison: `rivals.py uvicorn|websockets PORT`, both on uvloop, `rivals.py nginx FILE PORT`.
 
 Each says "ready" when it accepts; logs and compression are off, as they are in ours.
 """
@@ -6,7 +6,11 @@ Each says "ready" when it accepts; logs and compression are off, as they are in 
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -41,9 +45,28 @@ async def websockets(port: int) -> None:
         await server.serve_forever()
 
 
+def nginx(file: Path, port: int) -> None:
+    """It answers with the file whatever is asked. A child of ours says when it is ready."""
+    settings = file.with_name("nginx.conf")
+    settings.write_text(
+        f"daemon off; master_process off; user root; pid {file}.pid; events {{}}\n"
+        f"http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000000;\n"
+        f"server {{ listen 127.0.0.1:{port}; root {file.parent}; location / {{ try_files /{file.name} =404; }} }} }}\n"
+    )
+    if os.fork():
+        os.execvp("nginx", ["nginx", "-e", "stderr", "-c", settings])
+    while True:
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+            break
+        time.sleep(0.01)
+    print("ready", flush=True)
+
+
 if __name__ == "__main__":
-    which, port = sys.argv[1], int(sys.argv[2])
-    if which == "uvicorn":
+    which, port = sys.argv[1], int(sys.argv[-1])
+    if which == "nginx":
+        nginx(Path(sys.argv[2]), port)
+    elif which == "uvicorn":
         Ready(
             uvicorn.Config(hello, port=port, http="httptools", lifespan="off", access_log=False, log_level="error")
         ).run()

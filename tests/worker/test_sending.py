@@ -28,6 +28,7 @@ BIG = 8 * 1024 * 1024
 @pytest.fixture
 def scene() -> Iterator[Scene]:
     made = Scene()
+    sending._known.clear()
     before = descriptors()
     yield made
     for connection in list(made.worker.connections.values()):
@@ -299,6 +300,27 @@ def test_a_file_system_that_cannot_say_is_read_by_a_thread(
     monkeypatch.setattr(os, "preadv", preadv)
     client.send(get("/big"))
     assert client.answers(1) == [(200, (srv / "big").read_bytes())]
+
+
+def test_what_was_seen_in_memory_is_not_looked_at_again(
+    scene: Scene, srv: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    really = sending.read_at_once
+
+    def read_at_once(fd: int, into: memoryview, offset: int) -> int:
+        looks.append(offset)
+        return really(fd, into, offset)
+
+    monkeypatch.setattr(sending, "read_at_once", read_at_once)
+    monkeypatch.setattr(sending, "STALE", 1000.0)
+    client.send(get("/big", "/big"))
+    client.answers(2)
+    assert looks == list(range(0, BIG, sending.PORTION))
+    monkeypatch.setattr(sending, "MOST_KNOWN", 1)
+    client.send(get("/other"))
+    client.answers(1)
+    assert len(sending._known) == 1
 
 
 def test_a_file_in_memory_is_never_waited_for(scene: Scene, client: Client) -> None:

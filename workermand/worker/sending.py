@@ -48,6 +48,10 @@ NOT_BY_KERNEL: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, 
 """Errors of sendfile for a file that it cannot send."""
 IN_MEMORY: Final = frozenset({"tmpfs", "ramfs", "devtmpfs", "hugetlbfs"})
 """File systems that know no RWF_NOWAIT, and never wait."""
+MOST_KNOWN: Final = 4096
+"""Portions of files that are remembered to be in memory: 1 GiB."""
+_known: Final[dict[tuple[int, int, int], float]] = {}
+"""When a portion of a file was seen in memory: to look costs twice as much as to send it."""
 _scratch: Final = memoryview(bytearray(PORTION))
 
 
@@ -174,7 +178,8 @@ class Sending:
     # ------------------------------------------------------------------ a file
 
     def _send_portion(self, part: FilePart) -> None:
-        size = min(PORTION, part.count - self._file_at)
+        at = part.offset + self._file_at
+        size = min(PORTION - at % PORTION, part.count - self._file_at)
         if not size:
             self._queue.popleft()
             self._file_at = self._ready_to = 0
@@ -182,7 +187,7 @@ class Sending:
             close(part)
             return
         try:
-            sent = self._copy(part, size) if self._copies else self._sendfile(part, size)
+            sent = (self._copy if self._copies else self._sendfile)(part, at, size)
         except BlockingIOError:
             self._watch(part)
         except (OSError, EOFError) as error:
@@ -197,11 +202,11 @@ class Sending:
             elif self._file_at < part.count:
                 self._yield()
 
-    def _sendfile(self, part: FilePart, size: int) -> int:
+    def _sendfile(self, part: FilePart, at: int, size: int) -> int:
         """Bytes sent. 0: they have to be read first."""
-        at, now = part.offset + self._file_at, self._wire.worker.loop.time()
+        now = self._wire.worker.loop.time()
         if self._file_at >= self._ready_to or now - self._seen > STALE:
-            ready = read_at_once(part.fd, _scratch[:size], at)
+            ready = in_memory(part.fd, at, size, now)
             if not ready:
                 self._read(functools.partial(_bring, part.fd, at, min(AHEAD, part.count - self._file_at)))
                 return 0
@@ -211,11 +216,10 @@ class Sending:
             raise EOFError
         return sent
 
-    def _copy(self, part: FilePart, size: int) -> int:
+    def _copy(self, part: FilePart, at: int, size: int) -> int:
         """As _sendfile."""
         data, self._data = self._data, b""
         if not data:
-            at = part.offset + self._file_at
             ready = read_at_once(part.fd, _scratch[:size], at)
             if not ready:
                 self._read(functools.partial(os.pread, part.fd, size, at))
@@ -360,6 +364,20 @@ def close(part: FilePart) -> None:
     """It was the last one of its file: nobody needs that any more."""
     if part.last:
         os.close(part.fd)
+
+
+def in_memory(fd: int, at: int, size: int, now: float) -> int:
+    """How many of ``size`` bytes, which are of one portion, are in the page cache, or were a moment ago."""
+    facts = os.fstat(fd)
+    portion = (facts.st_dev, facts.st_ino, at // PORTION)
+    if now - _known.get(portion, -STALE) < STALE:
+        return size
+    ready = read_at_once(fd, _scratch[:size], at)
+    if at % PORTION == 0 and (ready == PORTION or at + ready == facts.st_size):
+        if len(_known) >= MOST_KNOWN:
+            _known.clear()
+        _known[portion] = now
+    return ready
 
 
 def read_at_once(fd: int, into: memoryview, offset: int) -> int:
