@@ -354,7 +354,7 @@ def test_a_transport_without_a_socket_has_one_portion_unsent_at_most(
     transport.receive(get("/big", "/text"))
     while len(transport.sent) < BIG:
         scene.until(transport.get_write_buffer_size)
-        assert transport.get_write_buffer_size() <= sending.PORTION
+        assert transport.get_write_buffer_size() <= sending.COPIED
         transport.drain(transport.get_write_buffer_size())
     scene.until(lambda: connection.wire.sending is None)
     transport.drain()

@@ -38,17 +38,17 @@ logger = logging.getLogger(__name__)
 
 SMALL: Final = 64 * 1024
 """Bytes of a part that is read and written with its head: cheaper so than in two system calls."""
-PORTION: Final = 256 * 1024
-"""Bytes that one connection sends of a file before others have their turn."""
-AHEAD: Final = 4 * PORTION
-"""Bytes that a thread brings into memory at a time."""
+PORTION: Final = 1024 * 1024
+"""Bytes that one connection sends of a file before others have their turn, or that a thread brings into memory."""
+COPIED: Final = 256 * 1024
+"""Bytes that are read and written at a time, where that has to be."""
 STALE: Final = 1.0
 """Seconds after which memory may have been taken away again from what was seen there."""
 NOT_BY_KERNEL: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EOVERFLOW})
 """Errors of sendfile for a file that it cannot send."""
 IN_MEMORY: Final = frozenset({"tmpfs", "ramfs", "devtmpfs", "hugetlbfs"})
 """File systems that know no RWF_NOWAIT, and never wait."""
-MOST_KNOWN: Final = 4096
+MOST_KNOWN: Final = 1024
 """Portions of files that are remembered to be in memory: 1 GiB."""
 _known: Final[dict[tuple[int, int, int], float]] = {}
 """When a portion of a file was seen in memory: to look costs twice as much as to send it."""
@@ -208,7 +208,7 @@ class Sending:
         if self._file_at >= self._ready_to or now - self._seen > STALE:
             ready = in_memory(part.fd, at, size, now)
             if not ready:
-                self._read(functools.partial(_bring, part.fd, at, min(AHEAD, part.count - self._file_at)))
+                self._read(functools.partial(_bring, part.fd, at, size))
                 return 0
             self._ready_to, self._seen = self._file_at + ready, now
         sent = os.sendfile(self._socket.fileno(), part.fd, at, min(size, self._ready_to - self._file_at))
@@ -218,6 +218,7 @@ class Sending:
 
     def _copy(self, part: FilePart, at: int, size: int) -> int:
         """As _sendfile."""
+        size = min(size, COPIED)
         data, self._data = self._data, b""
         if not data:
             ready = read_at_once(part.fd, _scratch[:size], at)
@@ -399,7 +400,7 @@ def read_at_once(fd: int, into: memoryview, offset: int) -> int:
 
 def _bring(fd: int, offset: int, size: int) -> int:
     """Reads so much into the page cache; how much there was of it. In a thread."""
-    page = bytearray(min(size, PORTION))
+    page = bytearray(min(size, COPIED))
     os.posix_fadvise(fd, offset, size, os.POSIX_FADV_WILLNEED)
     done = 0
     while done < size and (got := os.preadv(fd, [memoryview(page)[: size - done]], offset + done)):
