@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from httptools import HttpResponseParser
 from workermand.errors import CloseReason, EndOfInput
 from workermand.http import answers
 from workermand.http.policy import Refusal
+from workermand.http.request import Request
 from workermand.http.response import Chunk, File, FileFacts, FilePart, Response, ServerSentEvents
+from workermand.http.session import Session
 from workermand.protocols.answering import INTERIM, Answering
 from workermand.protocols.http import Http
 
@@ -388,6 +391,27 @@ def test_a_handler_that_fails_is_an_error_of_the_server(method: str) -> None:
     assert headers[b"Connection"] == b"close"
     assert int(headers[b"Content-Length"]) > 0
     assert bool(body) == (method == "GET")
+
+
+@pytest.mark.parametrize("cookies", [[], ["PHPSESSID=x; HttpOnly"]])
+@pytest.mark.parametrize("own", [{}, {"Cache-Control": "no-store"}])
+def test_the_cookie_of_a_session_is_kept_from_caches(cookies: list[str], own: dict[str, str]) -> None:
+    http = Http()
+    settled: list[Any] = []
+
+    def settle(request: Request, session: Any) -> list[str]:
+        settled.append(session)
+        return cookies
+
+    http.connection = SimpleNamespace(worker=SimpleNamespace(sessions=SimpleNamespace(settle=settle)))
+    (request,) = http.feed(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    session = Session()
+    request.begin_session(session)
+    _, headers, _ = parts_of(http.encode(Response(headers=own, body="hello")))
+    assert settled == [session]
+    assert headers.get(b"Set-Cookie") == (cookies[0].encode() if cookies else None)
+    expected = own.get("Cache-Control", "private" if cookies else "")
+    assert headers.get(b"Cache-Control", b"") == expected.encode()
 
 
 def test_nothing_is_expected_of_one_who_only_answers() -> None:
