@@ -164,7 +164,7 @@ def on_message(connection, data):
 
 def test_scanners_leave_a_count_and_no_traceback(authority: Authority) -> None:
     with running_server("apps.echo", tls=tls(authority.issue()), timeouts={"handshake": "0.2s"}) as server:
-        server.wait_for("started")
+        server.wait_for(r"started: .*\n")
         said = len(server.output)
         with server.connect() as silent:
             assert silent.recv(1) == b""
