@@ -555,6 +555,27 @@ def test_on_buffer_drain_tells_the_end_of_the_file(scene: Scene, client: Client)
     scene.until(lambda: scene.log == ["on_buffer_drain"])
 
 
+def test_drain_waits_for_what_is_behind_the_file(scene: Scene, srv: Path, client: Client) -> None:
+    async def answer(connection: Connection) -> None:
+        connection.send(Response().with_file(srv / "big"))
+        connection.send("x" * 100_000)
+        await connection.drain()
+        scene.log.append(connection.wire.sending)
+
+    requests: list[Request] = []
+    scene.on(on_message=lambda connection, request: requests.append(request))
+    client.send(get("/1", "/2"))
+    connection = client.connection()
+    scene.until(lambda: len(requests) == 2)
+    task = scene.loop.create_task(answer(connection))
+    client.stuck()
+    assert scene.log == []
+    assert client.answers(2) == [(200, (srv / "big").read_bytes()), (200, b"x" * 100_000)]
+    scene.until(task.done)
+    task.result()
+    assert scene.log == [None]
+
+
 def test_who_reads_slowly_lives_and_who_stops_does_not(scene: Scene, client: Client) -> None:
     """Less than what makes room for another write: the kernel has taken nothing meanwhile."""
     deadlines = Deadlines(scene.worker)

@@ -327,6 +327,7 @@ class Sending:
         is_empty = not wire.transport.get_write_buffer_size()
         if is_empty:
             wire.worker.stalled.discard(wire.connection)
+            wire.worker.waiting.drained(wire.connection)
         if wire.status is not ESTABLISHED:
             wire.shut()
             return
