@@ -111,6 +111,7 @@ def test_client_certificates(authority: Authority, tmp_path: Path) -> None:
     pair = authority.issue()
     who = authority.issue("alice@example.com", name="alice", common_name="Alice")
     ca = str(authority.file)
+    authority.file.write_bytes("# Autorität\n".encode() + authority.file.read_bytes())
     asks = {wanted: keyring(settings(pair, ca=ca, verify_client=wanted)) for wanted in (True, "optional")}
     for ring in asks.values():
         ours, _theirs = shake_hands(ring.context("text"), authority.client(who))

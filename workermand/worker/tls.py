@@ -87,7 +87,7 @@ def _one(tls: TlsSpec, files: Files, host: str, alpn: tuple[str, ...]) -> ssl.SS
             # An empty password, for without one OpenSSL asks the terminal.
             context.load_cert_chain(cert, key, tls.password or "")
         if tls.ca is not None:
-            context.load_verify_locations(cadata=files[tls.ca].decode("ascii", errors="replace"))
+            context.load_verify_locations(cadata=files[tls.ca].decode("ascii", errors="ignore"))
     except (ssl.SSLError, OSError, ValueError) as error:
         raise LoadError(_complaint(tls, files, host, error)) from error
     if tls.verify_client:
