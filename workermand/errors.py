@@ -36,6 +36,7 @@ class CloseReason(enum.StrEnum):
     PING_TIMEOUT = "ping timeout"
     TLS_FAILED = "TLS handshake failed"
     WRITE_STALL = "write stall"
+    BUFFER_FULL = "answer dropped: send buffer full"
     WRITE_FAILED = "write failed"
     FILE_FAILED = "file failed while being sent"
     RELOADED = "reloaded"

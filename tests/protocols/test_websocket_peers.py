@@ -375,3 +375,12 @@ def test_any_bytes_come_to_the_same_however_cut(wire: bytes, client: bool, defla
     if client:  # each Close has another mask
         whole, pieces = (*whole[:3], b"", b""), (*pieces[:3], b"", b"")
     assert whole == pieces
+
+
+def test_a_message_that_is_dropped_leaves_no_hole_in_the_window() -> None:
+    server, client = WebSocket(deflate=Terms(12, True, 12, True, 6, 5)), WebSocket(client=True, deflate=TERMS)
+    text = "what the next one refers to " * 20
+    assert client.feed(server.encode("first " + text)) == ["first " + text]
+    server.encode("dropped " + text)
+    assert server.lost()
+    assert client.feed(server.encode("third " + text)) == ["third " + text]

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.worker.scene import Scene
+from tests.worker.test_upgrade import GET
+from workermand.errors import CloseReason
 from workermand.protocols.handshake import Upgrading
 from workermand.protocols.http import Http
 from workermand.protocols.text import Text
@@ -50,3 +52,13 @@ def test_a_head_in_pieces_is_watched(scene: Scene) -> None:
     assert scene.worker.reading == {connection}
     transport.lose()
     assert not scene.worker.reading
+
+
+def test_an_answer_that_is_dropped_ends_its_connection(scene: Scene) -> None:
+    scene.limit(send_buffer=100)
+    scene.on(on_message=lambda connection, request: scene.log.append(connection.send("x" * 1000)))
+    scene.note("on_error")
+    connection, transport = scene.connect(web.Web(), stalled=True)
+    transport.receive(GET * 3)
+    assert scene.log == [None, (2, "send buffer full and drop package"), False]
+    assert connection.close_reason is CloseReason.BUFFER_FULL

@@ -118,6 +118,10 @@ class Answering(Protocol):
             last = FilePart(last.fd, 0, 0, interim)
         return b"".join((answer.data, *map(self.send_file, parts), self.send_file(last)))
 
+    def lost(self) -> bool:
+        """The next answer would be taken for this one."""
+        return False
+
     def open_file(self, file: File) -> FileFacts | None:
         """None when there is none. For a subclass of the runtime's, as send_file and close_file are."""
         raise RuntimeError("files are sent by the runtime only")

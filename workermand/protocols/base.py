@@ -113,6 +113,11 @@ class Protocol:
         """The bytes of one outgoing message. TypeError for what cannot be one."""
         return as_bytes(message)
 
+    def lost(self) -> bool:
+        """What ``encode`` gave last is not sent: the buffer was full. False: without it the rest makes no sense, and
+        the connection has to end."""
+        return True
+
     @property
     def buffered(self) -> int:
         """Bytes held of an unfinished message; 0 means: between two messages, a good moment to close."""

@@ -376,6 +376,12 @@ class WebSocket(Protocol):
         code = CODES.get(reason)
         return self._close(Close(code, str(reason)).payload) if code is not None else b""
 
+    def lost(self) -> bool:
+        """The peer's window does not have what our compressor may refer to."""
+        if self._deflate is not None:
+            self._deflate.forget()
+        return True
+
     def _close(self, payload: bytes) -> bytes:
         """The one Close frame that a side may send."""
         if self._close_sent:

@@ -126,10 +126,13 @@ class Website:
                 await self._application.serve(connection, request)
                 return
             response = await self._complain(root, refused.status)
-        if connection.status is ConnectionStatus.ESTABLISHED:
-            connection.send(response)
-        elif response.file is not None and response.file.facts is not None:
-            os.close(response.file.facts.fd)
+        facts = response.file.facts if response.file is not None else None
+        try:
+            if connection.status is ConnectionStatus.ESTABLISHED:
+                connection.send(response)
+        finally:  # whoever sends a file takes it out of the Response
+            if facts is not None and response.file is not None and response.file.facts is not None:
+                os.close(facts.fd)
 
     async def _answer(self, root: str, request: Request) -> Response:
         if request.method == "OPTIONS" and (self._application is None or request.path == "*"):

@@ -301,6 +301,8 @@ class Wire(asyncio.Protocol):
             self.sending.refuse()
         self.stats.send_fail += 1
         calling.call(self, "on_error", connection, SendError.SEND_FAIL, why)
+        if not self.protocol.lost() and self.status is ESTABLISHED:
+            self.abort(CloseReason.BUFFER_FULL)
         return False
 
     # ------------------------------------------------------------------ turns and callbacks
