@@ -31,7 +31,7 @@ def http_scope(request: Request, root_path: str, state: dict[str, Any]) -> Scope
     return {
         "type": "http",
         "method": request.method,
-        "scheme": "https" if _is_secure(request) else "http",
+        "scheme": "https" if request.is_secure else "http",
         "extensions": {"http.response.pathsend": {}},
         **_common(request, root_path, state),
     }
@@ -41,7 +41,7 @@ def websocket_scope(request: Request, root_path: str, state: dict[str, Any]) -> 
     offered = str(request.header("sec-websocket-protocol", ""))
     return {
         "type": "websocket",
-        "scheme": "wss" if _is_secure(request) else "ws",
+        "scheme": "wss" if request.is_secure else "ws",
         "subprotocols": [word.strip() for word in offered.split(",") if word.strip()],
         "extensions": {"websocket.http.response": {}},
         **_common(request, root_path, state),
@@ -81,7 +81,3 @@ def _server(connection: Connection) -> tuple[str, int | None]:
     if ip := connection.get_local_ip():
         return ip, connection.get_local_port()
     return connection.get_local_address(), None
-
-
-def _is_secure(request: Request) -> bool:
-    return bool(getattr(request, "is_secure", False))

@@ -326,8 +326,7 @@ class Sending:
         self._leave()
         is_empty = not wire.transport.get_write_buffer_size()
         if is_empty:
-            wire.worker.stalled.discard(wire.connection)
-            wire.worker.waiting.drained(wire.connection)
+            wire.worker.drained(wire.connection)
         if wire.status is not ESTABLISHED:
             wire.shut()
             return

@@ -202,8 +202,7 @@ class Wire(asyncio.Protocol):
         if self.sending is not None:
             self.sending.go()
             return
-        self.worker.stalled.discard(self.connection)
-        self.worker.waiting.drained(self.connection)
+        self.worker.drained(self.connection)
         if self.status is ESTABLISHED:
             self.fire("on_buffer_drain")
         elif self.status is ENDING:
@@ -217,9 +216,6 @@ class Wire(asyncio.Protocol):
         if self.sending is not None:
             self.sending.stop()
         self._become(CLOSED, reason)
-        self.worker.stalled.discard(self.connection)
-        self.worker.reading.discard(self.connection)
-        self.worker.waiting.closed(self.connection)
         if self.linger is not None:
             self.linger.cancel()
         callbacks = self.connection.callbacks

@@ -224,9 +224,17 @@ class Worker:
         self._last_connection_id += 1
         return self._last_connection_id
 
+    def drained(self, connection: Connection) -> None:
+        """The kernel has taken all that was unsent."""
+        self.stalled.discard(connection)
+        self.waiting.drained(connection)
+
     def forget(self, number: int, reason: CloseReason) -> None:
         """A connection has ended: called once for each."""
-        del self.connections[number]
+        connection = self.connections.pop(number)
+        self.stalled.discard(connection)
+        self.reading.discard(connection)
+        self.waiting.closed(connection)
         self.stats.closed[reason] += 1
         if not self.connections and self._when_empty is not None:
             self._when_empty()
