@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 from tests.services.probe import APPLICATION, curl, serving
 from workermand import LoadError
 from workermand.services.asgi import Bridge, _is_wsgi
-from workermand.testing import RunningServer
+from workermand.testing import RunningServer, running_server
 from workermand.testing.server import ServerFailed
 
 
@@ -377,6 +377,26 @@ def test_an_answer_that_the_application_has_compressed() -> None:
     with serving("web:zipped", {"web.py": STARLETTE}, gzip=True) as server, client_of(server) as client:
         answer = client.get("/large")
         assert (answer.headers["content-encoding"], len(answer.content)) == ("gzip", 50_000_000)
+
+
+# ---------------------------------------------------------------------------------------------------- another service
+
+
+def test_the_web_server_hands_on_what_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("a page")
+    with running_server(
+        "workermand.services.webserver",
+        listen="http://127.0.0.1:0",
+        files={"probe.py": APPLICATION},
+        options={"root": str(tmp_path), "fallback": "probe:application"},
+    ) as server:
+        (tmp_path / "body").write_bytes(bytes(1_000_000))
+        assert curl(server, "/page.html")[2] == "a page"
+        total, messages = json.loads(curl(server, "/body/x", "--data-binary", f"@{tmp_path / 'body'}")[2])
+        assert total == 1_000_000
+        assert messages > 1
+        server.stop()
+        assert "the application has ended" in server.output
 
 
 # ---------------------------------------------------------------------------------------------------- what cannot be

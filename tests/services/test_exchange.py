@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.services.probe import curl, serving
+from tests.services.probe import APPLICATION, curl, serving
 from workermand.testing import RunningServer
 
 
@@ -93,6 +93,12 @@ def test_a_status_without_a_body_has_none(server: RunningServer, status: int) ->
     assert first.startswith(b"HTTP/1.1 %d " % status)
     assert first.count(b"x-a: ") == 2
     assert (second[:15], body) == (b"HTTP/1.1 200 OK", b"hello")
+
+
+def test_a_file_is_sent_by_its_path(server: RunningServer) -> None:
+    status, headers, body = curl(server, "/file")
+    assert (status, headers["content-type"], body) == (200, "text/x-python", APPLICATION)
+    assert curl(server, "/file", "--range", "1-3")[::2] == (206, APPLICATION[1:4])
 
 
 def test_what_is_not_its_turn_is_refused(server: RunningServer) -> None:

@@ -20,6 +20,9 @@ from workermand import Connection, ConnectionStatus, Request, Response, Worker
 from workermand.services import headers, options, paths
 from workermand.services.paths import Found, Moved, Refused, Wanted
 
+stream_body = True
+"""For the application that a fallback names: files want no bodies."""
+
 ALLOWED: Final = "GET, HEAD, OPTIONS"
 PATIENCE: Final = 30.0
 """Seconds that a disk has to find a file."""
