@@ -353,8 +353,9 @@ EXPECT = sized(100_000, b"Expect: 100-continue")
 
 def test_who_waits_for_a_100_gets_it_when_the_handler_reads() -> None:
     http, request = begun(EXPECT)
-    assert (http.take_replies(), http.invited) == (b"", [])
+    assert (http.take_replies(), http.invited, http.wants_more) == (b"", [], False)
     read_one_step(request)
+    assert (http.wants_more, http.regulated) == (True, 1)
     read_one_step(request)
     assert http.invited == [INTERIM]
 

@@ -137,13 +137,15 @@ def test_a_body_that_nobody_reads_is_not_slow_but_one_that_does_not_come_is(scen
     scene.on(on_message=never_read)
     held, transport = connect(scene)
     transport.receive(sized(600_000) + bytes(300_000))
+    uninvited, transport = connect(scene)
+    transport.receive(sized(600_000, b"Expect: 100-continue"))
     slow, slow_transport = connect(scene)
     slow_transport.receive(sized(600_000))
     scene.turn()
     deadlines = Deadlines(scene.worker)
     for second in range(100):
         deadlines.sweep(float(second))
-    assert held.close_reason is None
+    assert (held.close_reason, uninvited.close_reason) == (None, None)
     assert slow.close_reason is CloseReason.BODY_TIMEOUT
     assert answers_in(slow_transport)[0][0] == 408
 

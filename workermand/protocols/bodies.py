@@ -71,7 +71,8 @@ class Bodies(Answering):
 
     @property
     def wants_more(self) -> bool | None:  # type: ignore[override]
-        return None if self._stream is None else not self._stream.is_full
+        """A client that waits for its 100 is not slow: it is the handler that has not begun to read."""
+        return None if self._stream is None else not (self._stream.is_full or self._continue)
 
     def _open(self, request: Request, length: int, is_awaited: bool) -> bool:
         """Its body begins. True: it is streamed, the request is to be delivered now."""
@@ -142,11 +143,12 @@ class Bodies(Answering):
     def more(self) -> Awaitable[None]:
         """Of Source: the handler waits for more of the body."""
         request = self.request
-        if self._continue and request is not None and not request.demands & OPEN:
+        if self._continue and request is not None:
             self._continue = False
+            self.regulate()
             if (before := self.owed.index(request)) > 0:
                 self.owed[before - 1].demands |= CONTINUE
-            else:
+            elif not request.demands & OPEN:
                 self.connection.send(INTERIM, raw=True)
         return self.future()
 

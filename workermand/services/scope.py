@@ -50,6 +50,9 @@ def websocket_scope(request: Request, root_path: str, state: dict[str, Any]) -> 
 
 def _common(request: Request, root_path: str, state: dict[str, Any]) -> Scope:
     connection: Connection = request.connection
+    ends: Ends | None = getattr(connection, "asgi_ends", None)
+    if ends is None:
+        ends = connection.asgi_ends = Ends(connection)
     path = request.path.encode("latin-1")
     fields = request.fields
     return {
@@ -62,22 +65,24 @@ def _common(request: Request, root_path: str, state: dict[str, Any]) -> Scope:
         "headers": [
             (name.lower(), value.rstrip(b" \t")) for name, value in zip(fields[::2], fields[1::2], strict=True)
         ],
-        "client": _client(connection, request),
-        "server": _server(connection),
+        "client": _client(ends, request),
+        "server": ends.server,
         "state": state.copy(),
     }
 
 
-def _client(connection: Connection, request: Request) -> tuple[str, int] | None:
+class Ends:
+    """The two ends of a connection, which are the same for all of its requests."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.ip, self.port = connection.get_remote_ip(), connection.get_remote_port()
+        """"" and 0 of a unix socket."""
+        ip = connection.get_local_ip()
+        self.server = (ip, connection.get_local_port()) if ip else (connection.get_local_address(), None)
+        """Of a unix socket its path."""
+
+
+def _client(ends: Ends, request: Request) -> tuple[str, int] | None:
     """Who it is behind trusted proxies; their port is not his."""
-    ip = request.remote_ip
-    if not ip:
-        return None
-    return ip, connection.get_remote_port() if ip == connection.get_remote_ip() else 0
-
-
-def _server(connection: Connection) -> tuple[str, int | None]:
-    """Of a unix socket its path."""
-    if ip := connection.get_local_ip():
-        return ip, connection.get_local_port()
-    return connection.get_local_address(), None
+    ip = request.remote_ip if request.trusted else ends.ip
+    return (ip, ends.port if ip == ends.ip else 0) if ip else None
