@@ -483,3 +483,27 @@ def test_what_has_no_file_closes_none() -> None:
         http.encode(response)
     with pytest.raises(RuntimeError):
         http.close_file(FACTS)
+
+
+def test_an_answer_in_pieces_of_a_known_length_has_no_chunks() -> None:
+    opened = Response(200, {"Transfer-Encoding": "chunked", "Content-Length": "5", "Content-Type": ""}, "a")
+    http = asked("GET", "HEAD", "GET")
+    first, headers, body = parts_of(http.encode(opened))
+    assert (first, headers[b"Content-Length"], body) == (b"HTTP/1.1 200 OK", b"5", b"a")
+    assert not headers.keys() & {b"Transfer-Encoding", b"Content-Type"}
+    assert [http.encode(Chunk(piece)) for piece in ("bc", "de", "")] == [b"bc", b"de", b""]
+    _, headers, body = parts_of(http.encode(opened))
+    assert (headers[b"Content-Length"], body) == (b"5", b"")
+    assert [http.encode(Chunk(piece)) for piece in ("x" * 100, "")] == [b"", b""]
+    assert http.owes == 1
+    http.encode(opened)
+    with pytest.raises(RuntimeError, match="not as long as its Content-Length"):
+        http.encode(Chunk("bcdef"))
+
+
+def test_an_answer_that_is_shorter_than_it_has_said() -> None:
+    http = asked("GET")
+    http.encode(Response(200, {"Transfer-Encoding": "chunked", "Content-Length": "5"}))
+    http.encode(Chunk("four"))
+    with pytest.raises(RuntimeError, match="not as long as its Content-Length"):
+        http.encode(Chunk())
