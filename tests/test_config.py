@@ -463,6 +463,36 @@ def test_https_needs_a_certificate(load: Load) -> None:
         config.from_command_line("https://127.0.0.1:1", "apps.x", environ=ENVIRON)
 
 
+# ---------------------------------------------------------------------------------------------------- proxy_protocol
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (
+            "listen = 'text://127.0.0.1:1'",
+            "worker.x.trusted_proxies: missing, with proxy_protocol = true; name the proxies",
+        ),
+        ("listen = ['unix://s', 'http://127.0.0.1:1']\ntrusted_proxies = []", "worker.x.trusted_proxies: missing"),
+        (
+            "listen = ['text://127.0.0.1:1', 'udp://127.0.0.1:2']\ntrusted_proxies = ['::1']",
+            'worker.x.proxy_protocol: "udp://127.0.0.1:2" is no stream; only streams begin with a PROXY header',
+        ),
+    ],
+)
+def test_a_proxy_header_needs_a_stream_and_somebody_to_believe(load: Load, keys: str, words: str) -> None:
+    assert words in complaint(load, f"[worker.x]\nhandler = 'a'\nproxy_protocol = true\n{keys}\n")
+
+
+@pytest.mark.parametrize(
+    "keys", ["listen = 'unix://s'", "", "listen = 'text://127.0.0.1:1'\ntrusted_proxies = ['10.0.0.0/8']"]
+)
+def test_a_proxy_header_is_off_by_default(load: Load, keys: str) -> None:
+    text = f"[worker.x]\nhandler = 'a'\n{keys}\n"
+    assert not load(text).workers["x"].proxy_protocol
+    assert load(f"[defaults]\nproxy_protocol = true\n{text}").workers["x"].proxy_protocol
+
+
 # ---------------------------------------------------------------------------------------------------- includes
 
 INCLUDE = '[server]\ninclude = "conf.d/*.toml"\n'

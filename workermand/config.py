@@ -238,6 +238,7 @@ def _workers(
             raise ConfigError(str(place), "not a name for a worker", NAME_ALLOWED)
         merged = _merge(defaults, tables.expect_table(place, table))
         worker = _worker(place, name, merged, run_dir, protocols)
+        _check_proxy_protocol(place, worker)
         workers[name] = _with_tls(place, worker, source.directory)
         _take_addresses(place, workers[name], taken)
     if not workers:
@@ -267,6 +268,18 @@ def _worker(place: Place, name: str, table: dict[str, Any], run_dir: str, protoc
     _check_session(place / "session", spec.session)
     places.check_users(str(place), spec)
     return spec
+
+
+def _check_proxy_protocol(place: Place, worker: WorkerSpec) -> None:
+    if not worker.proxy_protocol:
+        return
+    for listen in worker.listen:
+        if listen.transport == "udp":
+            hint = "only streams begin with a PROXY header: give it a worker of its own"
+            raise ConfigError(str(place / "proxy_protocol"), f'"{listen.uri}" is no stream', hint)
+        if listen.transport == "tcp" and not worker.trusted_proxies:
+            hint = 'name the proxies whose PROXY header is believed: trusted_proxies = ["10.0.0.5"]'
+            raise ConfigError(str(place / "trusted_proxies"), "missing, with proxy_protocol = true", hint)
 
 
 def _check_network(place: Place, network: str) -> None:

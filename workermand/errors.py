@@ -35,6 +35,8 @@ class CloseReason(enum.StrEnum):
     BODY_TIMEOUT = "body timeout"
     PING_TIMEOUT = "ping timeout"
     TLS_FAILED = "TLS handshake failed"
+    PROXY_FAILED = "PROXY header missing or malformed"
+    PROXY_REFUSED = "PROXY header not allowed from here"
     WRITE_STALL = "write stall"
     BUFFER_FULL = "answer dropped: send buffer full"
     WRITE_FAILED = "write failed"

@@ -241,7 +241,9 @@ class WorkerSpec(Spec, frozen=True, kw_only=True):
     gzip: bool = False
     """Text in answers of HTTP, for clients that take it."""
     trusted_proxies: tuple[str, ...] = ()
-    """Addresses and networks whose X-Forwarded-For and X-Real-IP are believed."""
+    """Addresses and networks whose X-Forwarded-For, X-Real-IP and PROXY header are believed."""
+    proxy_protocol: bool = False
+    """Every connection of a stream listener has to begin with the PROXY header of a trusted proxy."""
     websocket: WebSocketSpec = WebSocketSpec()
     heartbeat: Heartbeat = Heartbeat()
     session: SessionSpec = SessionSpec()

@@ -98,6 +98,20 @@ def test_the_masters_refusal_and_ones_own_mistakes(spawn: Spawn) -> None:
         assert control.recv(100) == b"listen done, 1 clients\n", "a refusal is not for ever"
 
 
+def test_where_proxies_speak_for_clients_they_must_be_known(spawn: Spawn) -> None:
+    code = """
+async def on_worker_start(worker):
+    try:
+        await worker.listen("text://127.0.0.1:1")
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}")
+"""
+    child = spawn.ready(code, proxy_protocol=True)
+    child.prints('ConfigError: worker.echo: listen(): "text://127.0.0.1:1" needs to know its proxies; set `trusted_')
+    child.stop("fast")
+    assert child.wait() == 0
+
+
 def test_the_awaitable_may_be_dropped_and_an_error_is_logged_then(spawn: Spawn) -> None:
     child = spawn.ready(LISTENING, listen="text")
     door = Doorkeeper(child)

@@ -336,7 +336,7 @@ class Request(msgspec.Struct, eq=False):
         if not self.trusted:
             return False
         peer = self.connection.get_remote_ip()
-        is_trusted = not peer or _is_in(peer, self.trusted)
+        is_trusted = not peer or is_in(peer, self.trusted)
         return is_trusted and str(self.header("x-forwarded-proto", "")).rpartition(",")[2].strip().lower() == "https"
 
     @property
@@ -367,14 +367,14 @@ def remote_ip(peer: str, forwarded_for: str | None, real_ip: str | None, trusted
     """Who sent a request that came from ``peer``: X-Forwarded-For is read from its end, and the first address that is
     no trusted proxy is the client; what stands before it anybody may have written. A unix socket's peer ("") is
     trusted when there are trusted ones at all: what may connect there is decided by its mode."""
-    if peer and not _is_in(peer, trusted):
+    if peer and not is_in(peer, trusted):
         return peer
     hops = [_plain(hop) for hop in (forwarded_for or "").split(",") if hop.strip()]
     for hop in reversed(hops):
         if not _is_address(hop):
             return peer
         peer = hop
-        if not _is_in(hop, trusted):
+        if not is_in(hop, trusted):
             return hop
     if not hops and real_ip is not None and _is_address(named := _plain(real_ip)):
         return named
@@ -397,7 +397,8 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _is_in(ip: str, trusted: Sequence[Network]) -> bool:
+def is_in(ip: str, trusted: Sequence[Network]) -> bool:
+    """False also for what is no address."""
     if not _is_address(ip):
         return False
     address = ipaddress.ip_address(ip)

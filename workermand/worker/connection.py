@@ -16,6 +16,7 @@ from workermand.link import ConnectionRow
 from workermand.protocols import registry
 from workermand.protocols.base import UNLIMITED, Protocol, as_bytes
 from workermand.protocols.custom import adapt
+from workermand.protocols.proxy import Client
 from workermand.protocols.websocket import WebSocket, check_type
 from workermand.worker import intake
 from workermand.worker.callbacks import Callbacks
@@ -82,6 +83,7 @@ class Connection:
     handshake: Handshake | None = None
     """While on_websocket_connect is at work: what it may decide."""
     _websocket_type: int | None = None
+    _announced: Client | None = None
     error_handler: Callable[[BaseException], object] | None = None
     """Gets what a callback of this connection has raised, once it is logged and counted; the connection then lives on.
     None: it is closed."""
@@ -325,8 +327,10 @@ class Connection:
         return "tcp" if isinstance(self._name_of("sockname"), tuple) else "unix"
 
     def _name_of(self, which: str) -> Any:
-        """What getpeername() or getsockname() said, also when the connection is closed."""
+        """What getpeername() or getsockname() said, or a PROXY header, also when the connection is closed."""
         wire = self.wire
+        if self._announced is not None and which == "peername":
+            return self._announced
         if wire.listener is not None and wire.listener.spec.transport == "unix":
             return wire.listener.spec.path if which == "sockname" else ""
         return self._info(which)
@@ -394,6 +398,10 @@ class Connection:
         }
 
     # ------------------------------------------------------------------ for the runtime: drain, janitor, status
+
+    def announce(self, client: Client) -> None:
+        """Who a trusted proxy says it is."""
+        self._announced = client
 
     def take_over(self, name: str, callback: Any) -> None:
         """An ``on_*`` is assigned. Raises LoadError for what cannot be called as this one."""

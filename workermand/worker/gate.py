@@ -14,8 +14,6 @@ import os
 import resource
 from typing import TYPE_CHECKING
 
-from workermand.errors import CloseReason
-
 if TYPE_CHECKING:
     from workermand.worker.connection import Connection
     from workermand.worker.listener import Listener
@@ -80,11 +78,8 @@ class Gate:
             self._was_short = True
 
     def admits_from(self, ip: str) -> bool:
-        """limits.per_ip; a refusal is counted."""
-        if self._per_ip[ip] >= self._worker.limits.per_ip:
-            self._worker.stats.closed[CloseReason.REFUSED_PER_IP] += 1
-            return False
-        return True
+        """limits.per_ip."""
+        return self._per_ip[ip] < self._worker.limits.per_ip
 
     def came(self, connection: Connection, ip: str) -> None:
         """Counts for limits.per_ip until it has ``left``."""

@@ -18,12 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from workermand import address
 from workermand.errors import CloseReason
+from workermand.http.request import is_in
 from workermand.protocols.base import Protocol
+from workermand.protocols.proxy import Client
 from workermand.spec import ListenSpec
 from workermand.worker.connection import Connection
 from workermand.worker.door import Door
 from workermand.worker.gate import Gate
 from workermand.worker.handlers import Handlers
+from workermand.worker.proxied import Proxied
 from workermand.worker.tls_stream import TlsStream
 
 if TYPE_CHECKING:
@@ -62,7 +65,7 @@ class Listener(Door):
         self._factory = factory
         self._gate = Gate.of(worker)
         self._begun = 0
-        self._handshakes: set[TlsStream] = set()
+        self._handshakes: set[TlsStream | Proxied] = set()
         self.add_sockets(socks)
 
     @property
@@ -127,8 +130,10 @@ class Listener(Door):
 
     def _begin(self, sock: socket.socket, peer: Any) -> Begun | None:
         worker = self.worker
-        ip = address.plain_ip(peer[0]) if worker.limits.per_ip and isinstance(peer, tuple) else ""
-        if ip and not self._gate.admits_from(ip):
+        proxied = worker.proxy_protocol
+        ip = address.plain_ip(peer[0]) if (worker.limits.per_ip or proxied) and isinstance(peer, tuple) else ""
+        if ip and (refused := self._refused(ip)) is not None:
+            worker.stats.closed[refused] += 1
             sock.close()
             return None
         try:
@@ -139,6 +144,8 @@ class Listener(Door):
             if self.spec.tls:
                 assert worker.keyring is not None
                 lower = TlsStream(wire, worker.keyring.context(self.spec.protocol), self)
+            if proxied:
+                lower = Proxied(wire, lower, self)
             connecting: Begun = worker.loop.connect_accepted_socket(lambda: lower, sock)
             connecting.send(None)
             if not worker.tcp_nodelay and self.spec.transport == "tcp":
@@ -147,9 +154,15 @@ class Listener(Door):
             worker.failed(f"a new connection on {self.spec.uri}", None, error)
             sock.close()
             return None
-        if ip:
+        if ip and not proxied:  # else the address that counts is the one of the header: see announced()
             self._gate.came(connection, ip)
         return connecting
+
+    def _refused(self, ip: str) -> CloseReason | None:
+        """Why nobody may connect from there, now."""
+        if self.worker.proxy_protocol:
+            return None if is_in(ip, self.worker.trusted_proxies) else CloseReason.PROXY_REFUSED
+        return None if self._gate.admits_from(ip) else CloseReason.REFUSED_PER_IP
 
     def _end(self, begun: list[Begun]) -> None:
         """A turn later: connection_made has been called for each."""
@@ -161,22 +174,35 @@ class Listener(Door):
             except StopIteration:
                 pass
 
-    # ------------------------------------------------------------------ TLS: what comes before connection_made
+    # ------------------------------------------------------------------ what comes before connection_made
 
-    def handshake_began(self, stream: TlsStream) -> asyncio.TimerHandle | None:
-        """It counts as a connection: half-open ones must not use up the descriptors. Gives what ends it in time."""
+    def handshake_began(
+        self, stream: TlsStream | Proxied, seconds: float, too_late: Callable[[], None]
+    ) -> asyncio.TimerHandle | None:
+        """Of TLS, or the PROXY header. It counts as a connection: half-open ones must not use up the descriptors. Gives
+        what ends it in time."""
         self._handshakes.add(stream)
         self._gate.begun += 1
-        seconds = self.worker.timeouts.handshake
-        return self.worker.loop.call_later(seconds, stream.abort) if seconds else None
+        return self.worker.loop.call_later(seconds, too_late) if seconds else None
 
-    def handshake_ended(self, stream: TlsStream, error: Exception | None, *, failed: bool) -> None:
+    def handshake_ended(self, stream: TlsStream | Proxied, failed: CloseReason | None, error: Exception | None) -> None:
+        """``failed``: why it came to nothing."""
         self._handshakes.discard(stream)
         self._gate.begun -= 1
-        if failed:
-            self.worker.stats.closed[CloseReason.TLS_FAILED] += 1
+        if failed is not None:
+            self.worker.stats.closed[failed] += 1
             self._gate.left(stream.wire.connection)
-            logger.debug("no TLS with a client of %s: %s", self.spec.uri, error or "it went, or took too long")
+            logger.debug("%s, of a client of %s: %s", failed, self.spec.uri, error or "it went, or took too long")
+
+    def announced(self, connection: Connection, client: Client) -> bool:
+        """A proxy says who it is. False: limits.per_ip has no place for this one."""
+        connection.announce(client)
+        if self.worker.limits.per_ip and client:
+            ip = client[0]
+            if not self._gate.admits_from(ip):
+                return False
+            self._gate.came(connection, ip)
+        return True
 
     def hang_up(self) -> None:
         """Nobody waits for handshakes any more."""

@@ -148,6 +148,9 @@ class Listeners:
         if listen.tls and self._worker.keyring is None:
             where = f"worker.{self._worker.name}: listen()"
             raise ConfigError(where, f'"{uri}" needs a certificate', "set `tls` of this worker in the TOML")
+        if listen.transport == "tcp" and self._worker.proxy_protocol and not self._worker.trusted_proxies:
+            where = f"worker.{self._worker.name}: listen()"
+            raise ConfigError(where, f'"{uri}" needs to know its proxies', "set `trusted_proxies` of this worker")
         if uri in self._extra or any(listener.spec.uri == uri for listener in self._listeners):
             raise ControlError(f"this process listens on {uri} already")
         if handler is None:

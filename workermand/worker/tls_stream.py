@@ -23,6 +23,7 @@ import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+from workermand.errors import CloseReason
 from workermand.worker.tls import HTTP
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ class TlsStream(asyncio.Protocol):
         self._send = transport.write
         self.get_write_buffer_size = transport.get_write_buffer_size
         self.set_write_buffer_limits = transport.set_write_buffer_limits
-        self._alarm = self._listener.handshake_began(self)
+        seconds = self._listener.worker.timeouts.handshake
+        self._alarm = self._listener.handshake_began(self, seconds, self.abort)
 
     def data_received(self, data: bytes) -> None:
         if self._state is OPEN:
@@ -156,7 +158,7 @@ class TlsStream(asyncio.Protocol):
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        self._listener.handshake_ended(self, self._error if failed else None, failed=failed)
+        self._listener.handshake_ended(self, CloseReason.TLS_FAILED if failed else None, self._error)
 
     # ------------------------------------------------------------------ in
 

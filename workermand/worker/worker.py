@@ -129,6 +129,7 @@ class Worker:
         self.websocket = spec.websocket
         self.heartbeat = spec.heartbeat
         self.trusted_proxies = networks(spec.trusted_proxies)
+        self.proxy_protocol = spec.proxy_protocol
 
     def __repr__(self) -> str:
         return f"<Worker {self.name}#{self.id} pid {self.pid}>"
