@@ -151,6 +151,16 @@ def test_fast_closes_all_at_once(scene: Scene) -> None:
     assert scene.worker.stats.closed == {CloseReason.STOPPED: 3}
 
 
+def test_fast_leaves_time_for_a_word(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain_module, "LINGER", 0.01)
+    socket = Connection(scene.worker, moves="in turn")
+    scene.drain.started()
+    scene.drain.begin("fast", LONG, "fast")
+    assert socket.told == ["close: fast stop"]
+    scene.until_done()
+    assert socket.told == ["close: fast stop", "abort: fast stop"]
+
+
 def test_on_worker_reload_runs_before_the_listeners_close(scene: Scene) -> None:
     scene.drain.started()
     scene.drain.begin("retire", LONG, "retire", reload=True)
@@ -164,10 +174,10 @@ def test_a_second_stop_only_tightens(scene: Scene) -> None:
     scene.drain.started()
     scene.drain.begin("retire", LONG, "retire")
     scene.drain.begin("drain", 2 * LONG, "TERM")
-    assert one.told == ["finish: drained"]
+    assert one.told == ["finish: reloaded"]
     assert scene.drain.remaining() < LONG + 1
     scene.drain.begin("retire", LONG / 2, "retire")
-    assert one.told == ["finish: drained"] * 2, "retire is milder than drain: drain it stays"
+    assert one.told == ["finish: reloaded"] * 2, "retire is milder than drain: drain it stays"
     assert scene.drain.remaining() < LONG / 2 + 1
     scene.drain.begin("fast", LONG, "fast")
     assert one.told[-1] == "abort: fast stop"

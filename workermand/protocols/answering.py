@@ -22,6 +22,8 @@ INTERIM: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 FAILURES: Final = {
     CloseReason.HANDLER_ERROR: (500, "the server has failed"),
     CloseReason.DRAIN_DEADLINE: (503, "the server is stopping"),
+    CloseReason.RELOADED: (503, "the server is being replaced"),
+    CloseReason.STOPPED: (503, "the server is stopping"),
 }
 """What a request gets that will have no other answer."""
 _heads = answers.heads

@@ -7,11 +7,11 @@
 
 How connections end: with "retire" by themselves, but those that can be told (Protocol.moves): an idle HTTP connection
 within a second, a busy one with its next answer; WebSockets in turn over most of the time there is, so that they do
-not all come back in one moment. With "drain" as soon as they have had a message, are between messages
-and have nothing unsent; with "fast" at once. One that has had no message yet is never closed before the deadline: its
-request may be on the way (closing all idle ones lost 93 of 10,642 requests, sparing those lost none). A second stop may
-only tighten. At the deadline what is left is closed. Outgoing connections hold up nothing: only clients are waited for.
-Then ``done`` is set, and runtime.py runs on_worker_stop.
+not all come back in one moment. With "drain" as soon as they have had a message, are between messages and have nothing
+unsent; with "fast" at once, but for the words that a protocol has for it. One that has had no message yet is never
+closed before the deadline: its request may be on the way (closing all idle ones lost 93 of 10,642 requests, sparing
+those lost none). A second stop may only tighten. At the deadline what is left is closed. Outgoing connections hold up
+nothing: only clients are waited for. Then ``done`` is set, and runtime.py runs on_worker_stop.
 """
 
 from __future__ import annotations
@@ -138,7 +138,10 @@ class Drain:
             self._listeners.hang_up()
         for connection in list(self._worker.connections.values()):
             if self._how == "drain":
-                connection.finish(CloseReason.DRAINED)
+                connection.finish(CloseReason.RELOADED if self._is_moving else CloseReason.DRAINED)
+            elif self._how == "fast" and connection.moves:  # there are words for it
+                connection.close_lingering(CloseReason.RELOADED if self._is_moving else CloseReason.STOPPED)
+                self._loop.call_later(LINGER, connection.abort, CloseReason.STOPPED)
             elif self._how == "fast":
                 connection.abort(CloseReason.STOPPED)
         if self._how == "retire" and not self._is_moving:
