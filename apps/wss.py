@@ -3,7 +3,7 @@
     [worker.wss]
     listen = "wss://0.0.0.0:8443"
     handler = "apps.wss"
-    tls = {cert = "/etc/letsencrypt/live/example.org/fullchain.pem", key = "/etc/letsencrypt/live/example.org/privkey.pem"}
+    tls = {cert = "/etc/ssl/example.org/fullchain.pem", key = "/etc/ssl/example.org/privkey.pem"}
 
 In the console of a browser that believes the certificate:
 
