@@ -1,4 +1,4 @@
-"""apps.wss, with a certificate of the test's own authority, and the websockets package and Python's ssl as the client."""
+"""apps.wss: what is said comes back, encrypted, to a client that believes the authority, and to nobody else."""
 
 from __future__ import annotations
 
