@@ -292,7 +292,7 @@ class Http(Bodies):
             self.cut_short = True
             farewell = b""
         self._forget(cause)
-        reason = CloseReason.PACKAGE_TOO_BIG if cause.status == 413 else None
+        reason = CloseReason.PACKAGE_TOO_BIG if cause.status in (413, 414, 431) else None
         return ProtocolError(f"http: {cause.rule}: {cause}", messages, close_reason=reason, farewell=farewell)
 
     def _syntax_error(self, error: Exception) -> Refusal:
