@@ -25,6 +25,8 @@ from pathlib import Path
 import psutil
 import websockets.sync.client
 
+from tests.bench.slow import CLIENTS as SLOW
+from tests.bench.slow import latency
 from tests.certs import Authority
 from tests.conftest import wait_until
 from workermand.testing import RunningServer, running_server
@@ -368,6 +370,13 @@ def broadcast(args: argparse.Namespace) -> Row:
     return f"a broadcast to {IDLE:,} WebSockets, beside as many bare sends", answer, ""
 
 
+def slow(_: argparse.Namespace) -> Row:
+    with many_files():
+        median, p99, longest = latency()
+    measured = f"p99 {p99:.1f} ms (median {median:.1f} ms, longest {longest:.1f} ms)"
+    return f"a request beside {SLOW:,} slow clients, its connection included", measured, "p99 100 ms"
+
+
 def ready(_: argparse.Namespace) -> Row:
     began = time.monotonic()
     with echo(CHILDREN):
@@ -418,6 +427,7 @@ MEASURES = {
         idle,
         idle_websocket,
         broadcast,
+        slow,
         ready,
         child,
         status,
