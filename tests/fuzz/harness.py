@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ FOUND = Path(__file__).parent / "found"
 LONGEST = 4096
 """Bytes of an input."""
 MEMORY = 512
-"""MiB that a process may have: what leaks, or inflates, ends it."""
+"""MiB that a process may take: what leaks, or inflates, ends it."""
 PATIENCE = 10
 """Seconds for one input."""
 
@@ -39,7 +40,8 @@ def run(name: str, seconds: int, corpus: Path) -> Run:
     options = {
         "max_total_time": seconds,
         "max_len": LONGEST,
-        "rss_limit_mb": MEMORY,
+        # The kernel's high-water mark begins with that of the process that forks.
+        "rss_limit_mb": MEMORY + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "timeout": PATIENCE,
         "artifact_prefix": f"{found}/",
         "dict": words,

@@ -245,7 +245,7 @@ class Request(msgspec.Struct, eq=False):
         """The body as JSON, whatever Content-Type says; ``type`` as msgspec.json.decode takes it."""
         try:
             return msgspec.json.decode(self.raw_body, type=type)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise Refusal("json", f"JSON body: {error}") from None
 
     @overload
