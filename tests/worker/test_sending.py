@@ -404,7 +404,7 @@ def test_a_refused_answer_leaves_no_file_open(scene: Scene, srv: Path, client: C
     client.send(get("/1", "/2"))
     scene.until(lambda: bool(scene.worker.stats.closed))
     assert scene.log == [None, False]
-    assert list(scene.worker.stats.closed) == [CloseReason.BUFFER_FULL], "what came next would be taken for the second answer"
+    assert list(scene.worker.stats.closed) == [CloseReason.BUFFER_FULL], "or the next would be taken for it"
     assert descriptors() == []
 
 
