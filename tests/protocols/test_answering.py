@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -196,6 +196,25 @@ def test_server_sent_events_end_with_the_connection() -> None:
     assert http.encode(ServerSentEvents({"data": "a\nb"})) == b"data: a\ndata: b\n\n"
     with pytest.raises(RuntimeError, match="ends with its connection"):
         http.encode(Chunk())
+    assert http.owes == 1
+
+
+@pytest.mark.parametrize("leave", [Http.feed_eof, Http.wind_down])
+def test_events_end_when_nobody_listens_any_more(leave: Callable[[Http], object]) -> None:
+    http = asked("GET")
+    assert http.moves == "at once"
+    http.encode(Response(200, {"Content-Type": "text/event-stream"}))
+    assert http.moves == "in turn"
+    leave(http)
+    assert http.owes == 0
+    assert http.encode(ServerSentEvents({"data": "late"})) == b"data: late\n\n", "it is refused further down"
+
+
+def test_pieces_are_owed_to_the_end() -> None:
+    """Who sends no more may still read the rest."""
+    http = asked("GET HTTP/1.0")
+    http.encode(Response(200, {"Transfer-Encoding": "chunked"}, "one"))
+    http.feed_eof()
     assert http.owes == 1
 
 

@@ -9,6 +9,7 @@ import pytest
 from tests.worker.scene import Scene
 from tests.worker.test_upgrade import GET
 from workermand.errors import CloseReason
+from workermand.http.response import Response, ServerSentEvents
 from workermand.protocols.handshake import Upgrading
 from workermand.protocols.http import Http
 from workermand.protocols.text import Text
@@ -52,6 +53,17 @@ def test_a_head_in_pieces_is_watched(scene: Scene) -> None:
     assert scene.worker.reading == {connection}
     transport.lose()
     assert not scene.worker.reading
+
+
+def test_a_listener_that_hangs_up_is_gone_at_once(scene: Scene) -> None:
+    """Of events, which have no other end. With any other answer it may be but his half of the connection."""
+    events = Response(200, {"Content-Type": "text/event-stream"})
+    scene.on(on_message=lambda connection, request: connection.send(events))
+    connection, transport = scene.connect(web.Web())
+    transport.receive(GET)
+    transport.receive_eof()
+    assert connection.close_reason is CloseReason.PEER_CLOSED
+    assert connection.send(ServerSentEvents({"data": "late"})) is False
 
 
 def test_an_answer_that_is_dropped_ends_its_connection(scene: Scene) -> None:

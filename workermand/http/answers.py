@@ -58,11 +58,12 @@ def plain_head(length: int) -> bytes:
 
 
 class Answer(msgspec.Struct):
-    """What goes out. ``is_open``: the handler sends more of it, ``remaining`` bytes when its head has said so.
-    ``files`` follow ``data``."""
+    """What goes out. ``is_open``: the handler sends more of it, ``remaining`` bytes when its head has said so;
+    ``is_endless``: for as long as the client listens. ``files`` follow ``data``."""
 
     data: bytes
     is_open: bool = False
+    is_endless: bool = False
     is_chunked: bool = False
     remaining: int | None = None
     files: tuple[FilePart, ...] = ()
@@ -80,7 +81,8 @@ def answer(response: Response, request: Request, *, gzip: bool = False) -> Answe
         return _open_answer(response, request, body)
     if not body and kind is not None and kind.lower().startswith("text/event-stream"):
         request.demands |= CLOSE
-        return Answer(_head(response, request, [("Cache-Control", "no-cache")], None), not request.demands & HEAD)
+        listens = not request.demands & HEAD
+        return Answer(_head(response, request, [("Cache-Control", "no-cache")], None), listens, listens)
     if response.status in (204, 304):
         return Answer(_head(response, request, headers, None))
     if body and response.header("content-type") is None:

@@ -7,7 +7,7 @@ the bytes look like is answers.py's; here is whose turn it is, and which answer 
 from __future__ import annotations
 
 import sys
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 import msgspec
 
@@ -50,7 +50,17 @@ class Answering(Protocol):
 
     @property
     def owes(self) -> int:
-        return len(self.owed)
+        return 0 if self.open_answer is not None and not self.open_answer.is_open else len(self.owed)
+
+    @property
+    def moves(self) -> Literal["at once", "in turn"]:  # type: ignore[override]
+        """Whoever listens to events comes back by himself, as a WebSocket does."""
+        return "in turn" if self.open_answer is not None and self.open_answer.is_endless else "at once"
+
+    def end_events(self) -> None:
+        """Their listener has gone, or is to come back: that is the only end they have."""
+        if self.open_answer is not None and self.open_answer.is_endless:
+            self.open_answer.is_open = False
 
     @property
     def is_waited_for(self) -> bool:

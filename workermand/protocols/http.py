@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final
 
 from httptools import (
     HttpParserError,
@@ -92,7 +92,6 @@ class Http(Bodies):
 
     name: ClassVar[str] = "http"
     has_deadlines: ClassVar[bool] = True
-    moves: ClassVar[Literal["", "at once", "in turn"]] = "at once"
 
     def __init__(
         self,
@@ -172,6 +171,7 @@ class Http(Bodies):
         return messages
 
     def feed_eof(self) -> Sequence[Any]:
+        self.end_events()
         self._forget(ConnectionLost("the client has ended its sending within the body of a request"))
         return ()
 
@@ -193,6 +193,7 @@ class Http(Bodies):
         return again + held
 
     def wind_down(self) -> None:
+        self.end_events()
         self._whole_up_to = 0
         undelivered = self.request if self._stream is None else None
         last = undelivered or (self.owed[-1] if self.owed else None)
