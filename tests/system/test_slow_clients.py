@@ -15,15 +15,20 @@ from workermand.testing import RunningServer, running_server
 
 HANDLER = {
     "web.py": """
+import socket
+
+def on_connect(connection):  # else the kernel would take megabytes for each that does not read
+    connection.get_socket().setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+
 def on_message(connection, request):
-    connection.send("x" * 8_000_000 if request.path == "/large" else "hello")
+    connection.send("x" * 400_000 if request.path == "/large" else "hello")
 """
 }
 EACH = 667
 """Of each kind."""
 SETTINGS = {
     "timeouts": {"header": "3s", "body": "3s", "write_stall": "3s"},
-    "limits": {"http": {"body_rate": 500}, "connections": 0, "send_buffer": "16MiB"},
+    "limits": {"http": {"body_rate": 500}, "connections": 0},
 }
 GREETINGS = {
     "header timeout": b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: ",
@@ -72,6 +77,7 @@ def test_slow_headers_slow_bodies_and_slow_readers() -> None:
         for reason, greeting in GREETINGS.items():
             for _ in range(EACH):
                 client = stack.enter_context(server.connect())
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 client.sendall(greeting)
                 if reason != "write stall":
                     dripping.append(client)
