@@ -104,7 +104,7 @@ def test_a_protocol_that_adds_nothing_owes_nothing_and_says_no_farewell() -> Non
     protocol = Protocol()
     protocol.wind_down()
     assert (protocol.owes, protocol.waits_for) == (0, "")
-    assert {protocol.farewell(reason) for reason in CloseReason} == {b""}
+    assert {protocol.farewell(reason) for reason in CloseReason} == {b""} and not protocol.has_said_farewell
     assert protocol.answer_to(ValueError()) is None
     with pytest.raises(TypeError, match="no buffer to consume from"):
         protocol.consume(1)

@@ -195,6 +195,29 @@ def test_a_close_that_a_message_comes_before(scene: Scene) -> None:
     assert connection.close_reason is CloseReason.WEBSOCKET_CLOSED
 
 
+@pytest.mark.parametrize("said_before", [False, True])
+def test_after_our_close_it_is_the_clients_turn(scene: Scene, said_before: bool) -> None:
+    """Also when it is the handler's: what the client answers must not be met with a reset."""
+    own = Close(4001, "as you say")
+    scene.on(on_message=lambda connection, _data: connection.close(own) if said_before else connection.close())
+    connection, transport = connect(scene)
+    transport.receive(asking() + said("go"))
+    assert transport.eof_sent and transport.is_reading() and not transport.is_closing()
+    assert connection.close_reason is CloseReason.CLOSED
+    transport.receive(said(own.payload, 0x88))
+    transport.receive_eof()
+    assert not scene.worker.connections
+
+
+def test_a_close_that_both_have_said_ends_it(scene: Scene) -> None:
+    scene.on(on_message=lambda connection, _data: connection.send(Close()))
+    connection, transport = connect(scene)
+    transport.receive(asking() + said("go"))
+    assert connection.close_reason is None
+    transport.receive(said(b"", 0x88))
+    assert transport.is_closing() and connection.close_reason is CloseReason.WEBSOCKET_CLOSED
+
+
 def test_websocket_type_may_be_set_before(scene: Scene) -> None:
     connection, transport = connect(scene)
     connection.websocket_type = BINARY_TYPE_ARRAYBUFFER

@@ -146,6 +146,11 @@ class Protocol:
         """The last words when we end the connection for ``reason``, once; b"" when there are none."""
         return b""
 
+    @property
+    def has_said_farewell(self) -> bool:
+        """Such words are out already: a handler has sent them as a message."""
+        return False
+
     def lose(self, reason: CloseReason) -> None:
         """The connection ends, and brings no more: for whoever waits for the rest of a message."""
 

@@ -376,6 +376,10 @@ class WebSocket(Protocol):
         code = CODES.get(reason)
         return self._close(Close(code, str(reason)).payload) if code is not None else b""
 
+    @property
+    def has_said_farewell(self) -> bool:
+        return self._close_sent
+
     def lost(self) -> bool:
         """The peer's window does not have what our compressor may refer to."""
         if self._deflate is not None:

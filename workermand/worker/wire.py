@@ -343,8 +343,9 @@ class Wire(asyncio.Protocol):
     # ------------------------------------------------------------------ the end
 
     def close(self, reason: CloseReason) -> None:
-        """What is unsent still goes out; nothing more comes in. After a farewell it is the peer's turn to hang up."""
-        if self.status is ESTABLISHED and self._take_leave(reason):
+        """What is unsent still goes out; nothing more comes in. After a farewell it is the peer's turn to hang up: his
+        answer would be met with a reset, which he could take for a failure."""
+        if self.status is ESTABLISHED and (self._take_leave(reason) or self._has_said_farewell):
             self._half_close(reason)
         elif self.status is ESTABLISHED or self.status is ENDING:
             self._become(CLOSING, reason)
@@ -425,6 +426,11 @@ class Wire(asyncio.Protocol):
             else:
                 self.out.append(farewell)
         return farewell
+
+    @property
+    def _has_said_farewell(self) -> bool:
+        """The handler has sent it, and the peer has not answered yet."""
+        return self.protocol.has_said_farewell and self.feed is not intake.ignore
 
     def _half_close(self, reason: CloseReason) -> None:
         self._become(ENDING, reason)
