@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.sync.client import connect
 
 from tests.certs import Authority
 from tests.conftest import wait_until
 from tests.system.browser import open_page
 from workermand.testing import running_server
 
+ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("browser"), pytest.mark.timeout(240)]
 
 HANDLER = """
@@ -111,6 +114,27 @@ def test_what_a_page_can_do(scheme: str, tmp_path: Path) -> None:
             assert outcome.pop("extensions").startswith("permessage-deflate")
             assert outcome == {"code": 4001, "reason": "as you say", "clean": True, "protocol": "b"}
             assert browser.hears()["code"] == 1006, "that is all a page may know of a refusal"
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+def test_the_chat_of_the_readme(readme: str, tmp_path: Path) -> None:
+    text = (ROOT / readme).read_text()
+    (chat,) = re.findall(r"^```python\n# chat.py\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    test = """socket.addEventListener("message", () => console.log(JSON.stringify(heard.textContent)))
+        socket.onopen = () => { say.value = "hello"; say.dispatchEvent(new Event("change")) }\n</script>"""
+    with running_server(
+        "chat", listen="http://127.0.0.1:0", files={"chat.py": chat.replace("</script>", test)}
+    ) as server:
+        at = f"127.0.0.1:{server.port}/"
+        with open_page(f"http://{at}", tmp_path / "profile") as browser:
+            assert browser.hears() == "127.0.0.1 is here\n"
+            assert browser.hears() == "127.0.0.1 is here\nhello\n"
+            with connect(f"ws://{at}") as friend:
+                assert friend.recv(60) == "127.0.0.1 is here"
+                friend.send("hi")
+                assert friend.recv(60) == "hi"
+            assert browser.hears().endswith("127.0.0.1 is here\n")
+            assert browser.hears().endswith("hi\n")
 
 
 PUSHED = """<!doctype html><title>Page</title><script>
