@@ -394,3 +394,26 @@ def _is_taken(server: RunningServer) -> bool:
     (process,) = server.status()["processes"]
     names = [os.readlink(f"/proc/{process['pid']}/fd/{fd}") for fd in os.listdir(f"/proc/{process['pid']}/fd")]
     return sum(name.startswith("socket:") for name in names) >= 3
+
+
+def test_a_request_and_its_session_know_that_they_are_encrypted(authority: Authority) -> None:
+    handler = """
+def on_message(connection, request):
+    request.session["visits"] = 1
+    connection.send({"secure": request.is_secure})
+"""
+    with running_server(
+        "web",
+        files={"web.py": handler},
+        listen=["https://127.0.0.1:0", "http://127.0.0.1:0"],
+        tls=tls(authority.issue()),
+    ) as server:
+        answers = []
+        for context, which in ((authority.client(), 0), (None, 1)):
+            address = ("127.0.0.1", int(server.addresses["main"][which][1]))
+            plain = socket.create_connection(address, PATIENCE)
+            with context.wrap_socket(plain, server_hostname="localhost") if context is not None else plain as client:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                answers.append(client.makefile("rb").read())
+    assert b'{"secure":true}' in answers[0] and b"; Secure" in answers[0]
+    assert b'{"secure":false}' in answers[1] and b"; Secure" not in answers[1]

@@ -299,7 +299,7 @@ class Connection:
     @property
     def is_secure(self) -> bool:
         """It is TLS."""
-        return self._info("sslcontext") is not None
+        return self._info("ssl_object") is not None
 
     def is_ipv4(self) -> bool:
         return "." in self.get_remote_ip()
