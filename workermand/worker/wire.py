@@ -38,7 +38,7 @@ SPILL = 64 * 1024
 """Bytes: what is collected is written before the turn's end once it is so much."""
 DISCARDED = 32 * 1024 * 1024
 """Bytes of input that a lingering close throws away at most: the peer that sends on and on gets a reset. Who is in the
-middle of a message that is too large, mostly not by far, reads why when he has sent it; the linger time bounds it too."""
+middle of a message that is too large reads why when he has sent it. The linger time bounds it too."""
 NEVER = -1
 """A mark that every send is beyond."""
 
