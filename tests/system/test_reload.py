@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.conftest import wait_until
 from workermand.testing import RunningServer, running_server
 
 ECHO = """
@@ -102,7 +103,7 @@ def test_many_reloads_leave_the_master_as_it_was(full: bool, eventually: Callabl
         for _ in range(reloads):
             server.reload()
         after = eventually("the last reload has settled", figures)
-        assert after[:2] == (fds, threads)
+        assert after[0] <= fds and after[1] == threads  # the first settling may not have been quite over
         assert after[2] < memory * 1.02 + 1_000_000
         assert not [child for child in master.children() if child.status() == psutil.STATUS_ZOMBIE]
 
@@ -225,7 +226,8 @@ def test_what_is_not_reloadable_keeps_its_process_and_gets_the_new_settings() ->
         text = server.file.read_text()
         server.file.write_text(text.replace("hello", "good day") + 'limits = {package = "1KiB"}\n')
         server.reload()
-        assert ask(server, "x") == f"{pid} ['good day'] {{'greeting': 'good day'}} 1024 1"
+        told = f"{pid} ['good day'] {{'greeting': 'good day'}} 1024 1"
+        wait_until("on_worker_reload has run, which a reload does not wait for", lambda: ask(server, "x") == told)
         server.file.write_text(text.replace("count = 1", "count = 3"))
         server.reload()
         pids = {ask(server, "x").split()[0] for _ in range(200)}
