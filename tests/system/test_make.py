@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pty
 import re
@@ -10,7 +11,8 @@ import select
 import signal
 import socket
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,29 @@ PATIENCE = 60.0
 pytestmark = pytest.mark.xdist_group("shipped-config")
 
 
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    """One test at a time on this machine, whoever else runs these tests in a copy of the project."""
+    with Path(tempfile.gettempdir(), f"workermand-shipped-config-{os.getuid()}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture
+def places(short_dir: Path) -> dict[str, str]:
+    """A run_dir and a state_dir of its own: a daemon of the same name may be the machine's."""
+    return {**os.environ, "RUNTIME_DIRECTORY": f"{short_dir}/run", "STATE_DIRECTORY": f"{short_dir}/state"}
+
+
 class Terminal:
     """A command in a terminal of its own."""
 
-    def __init__(self, *command: str) -> None:
+    def __init__(self, *command: str, env: dict[str, str]) -> None:
         self.screen = ""
         self._fd, other = pty.openpty()
         # setsid: the terminal is the command's, and Ctrl+C reaches it and all it has started.
         words = ["setsid", "--ctty", *command]
-        self._process = subprocess.Popen(words, cwd=ROOT, stdin=other, stdout=other, stderr=other)
+        self._process = subprocess.Popen(words, cwd=ROOT, env=env, stdin=other, stdout=other, stderr=other)
         os.close(other)
 
     def type(self, keys: bytes) -> None:
@@ -71,8 +87,8 @@ class Terminal:
         return bool(data)
 
 
-def test_make_run_serves_until_ctrl_c() -> None:
-    terminal = Terminal("make", "run")
+def test_make_run_serves_until_ctrl_c(places: dict[str, str]) -> None:
+    terminal = Terminal("make", "run", env=places)
     try:
         terminal.wait_for(r"text://0\.0\.0\.0:2347")
         terminal.wait_for(r"started: ")
@@ -87,15 +103,20 @@ def test_make_run_serves_until_ctrl_c() -> None:
     assert "Traceback" not in terminal.screen
 
 
-def test_a_closed_terminal_ends_what_was_started_in_it(eventually: Callable[..., Any]) -> None:
+def test_a_closed_terminal_ends_what_was_started_in_it(
+    places: dict[str, str], short_dir: Path, eventually: Callable[..., Any]
+) -> None:
     def refused() -> bool:
         with socket.socket() as client:
             return client.connect_ex(("127.0.0.1", 2347)) == errno.ECONNREFUSED
 
-    terminal = Terminal("bash", "-c", "make run; true")  # a shell leads the session, as in a window
+    pid_file = short_dir / "run" / "workers" / "workermand.pid"
+    terminal = Terminal("bash", "-c", "make run; true", env=places)  # a shell leads the session, as in a window
     try:
         terminal.wait_for(r"started: ")
+        assert pid_file.exists()
         terminal.hang_up()
         eventually("nothing listens any more", refused)
+        eventually("the master has left", lambda: not pid_file.exists())
     finally:
         terminal.end()
