@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from workermand.errors import (
         CloseReason,
         ConfigError,
+        ConnectError,
         ConnectionLost,
         ControlError,
         LoadError,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from workermand.protocols.wsframe import Close, Ping, Pong
     from workermand.worker.connection import Connection, ConnectionStatus
     from workermand.worker.datagram import UdpConnection
+    from workermand.worker.outgoing.client import AsyncTcpConnection
     from workermand.worker.timer import Timer
     from workermand.worker.worker import Worker
 
@@ -36,10 +38,12 @@ __version__ = "0.1.0"
 __all__ = [
     "BINARY_TYPE_ARRAYBUFFER",
     "BINARY_TYPE_BLOB",
+    "AsyncTcpConnection",
     "Chunk",
     "Close",
     "CloseReason",
     "ConfigError",
+    "ConnectError",
     "Connection",
     "ConnectionLost",
     "ConnectionStatus",
@@ -71,6 +75,7 @@ _HOMES = {
     "workermand.protocols.wsframe": ("Close", "Ping", "Pong"),
     "workermand.worker.connection": ("Connection", "ConnectionStatus"),
     "workermand.worker.datagram": ("UdpConnection",),
+    "workermand.worker.outgoing.client": ("AsyncTcpConnection",),
     "workermand.worker.timer": ("Timer",),
     "workermand.worker.worker": ("Worker",),
 }

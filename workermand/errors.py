@@ -6,7 +6,8 @@
     ├── EndOfInput       a protocol wants no more bytes: an orderly end, or
     │   └── ProtocolError    the peer broke it; the good messages before the violation are kept
     ├── ConnectionLost   a ConnectionError: the client has gone in the middle of what a handler waits for
-    └── ControlError     a request to the master that cannot be met
+    ├── ControlError     a request to the master that cannot be met
+    └── ConnectError     an outgoing connection that did not come about: what failed, and after how long
 
 Any other exception that leaves this package is a bug of ours.
 """
@@ -46,6 +47,7 @@ class CloseReason(enum.StrEnum):
     DRAIN_DEADLINE = "drain deadline"
     STOPPED = "fast stop"
     REFUSED_PER_IP = "refused: limit per address"
+    CONNECT_FAILED = "connect failed"
 
 
 class WorkermandError(Exception):
@@ -115,6 +117,10 @@ class ControlError(WorkermandError):
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
         self.code = code
+
+
+class ConnectError(WorkermandError):
+    """An outgoing connection that did not come about; the text says why."""
 
 
 class SendError(enum.IntEnum):

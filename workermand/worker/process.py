@@ -26,6 +26,8 @@ from workermand.protocols import registry
 from workermand.spec import ServerSpec, WorkerSpec
 from workermand.worker import guard, handlers, importer, output, privileges, signals, timer, tls
 from workermand.worker.guard import USERS
+from workermand.worker.outgoing import clients
+from workermand.worker.outgoing.clients import Clients
 from workermand.worker.runtime import Runtime, Sockets
 from workermand.worker.timer import Timers
 from workermand.worker.worker import Worker
@@ -142,6 +144,7 @@ def _make(server: ServerSpec, spec: WorkerSpec, slot: int) -> tuple[Worker, Time
     guard.install(loop, worker.failed)
     timers = Timers(loop, worker.failed)
     timer.install(timers)
+    clients.install(Clients(worker, server.protocols, server.run_dir))
     return worker, timers
 
 

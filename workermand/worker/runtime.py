@@ -41,6 +41,7 @@ from workermand.worker.guard import USERS
 from workermand.worker.janitor import Janitor
 from workermand.worker.listening import Listeners
 from workermand.worker.orders import Answer, Orders, close_all
+from workermand.worker.outgoing import clients
 from workermand.worker.timer import Timers
 from workermand.worker.worker import Worker
 
@@ -109,6 +110,8 @@ class Runtime:
         """All clients have gone, or their time has: on_worker_stop, then whatever tasks are left."""
         last = self._bounded("on_worker_stop", max(self._drain.remaining(), STOP_TIME))
         guard.run_until(self._loop, self._loop.create_task(last), self._worker.failed)
+        closing = self._loop.create_task(clients.installed("the runtime").close())
+        guard.run_until(self._loop, closing, self._worker.failed)
         tasks = asyncio.all_tasks(self._loop)
         for task in tasks:
             task.cancel()
@@ -193,7 +196,8 @@ class Runtime:
             case Ask(asked=asked, what="status"):
                 self._orders.send(self._janitor.status(asked))
             case Ask(asked=asked):
-                rows = [connection.row() for connection in self._worker.connections.values()]
+                everyone = [*self._worker.connections.values(), *self._worker.outgoing.values()]
+                rows = [connection.row() for connection in everyone]
                 self._orders.send(Connections(asked, rows))
         close_all(fds)
 

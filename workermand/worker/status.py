@@ -21,6 +21,7 @@ class ConnectionStatus(enum.IntEnum):
 
 
 INITIAL = ConnectionStatus.INITIAL
+CONNECTING = ConnectionStatus.CONNECTING
 ESTABLISHED = ConnectionStatus.ESTABLISHED
 ENDING = ConnectionStatus.ENDING
 CLOSING = ConnectionStatus.CLOSING

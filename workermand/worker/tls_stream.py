@@ -79,11 +79,16 @@ class TlsStream(asyncio.Protocol):
     set_write_buffer_limits: Callable[..., None]
     """Likewise."""
 
-    def __init__(self, wire: Wire, context: ssl.SSLContext, listener: Listener) -> None:
+    def __init__(
+        self, wire: Wire, context: ssl.SSLContext, listener: Listener | None, server_name: str | None = None
+    ) -> None:
+        """Without a ``listener`` it is the client's side, see outgoing/encryption.py."""
         self.wire = wire
-        self._listener = listener
+        self._listener: Any = listener
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self.tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=listener is not None, server_hostname=server_name
+        )
         self._state = SHAKING
         self._has_begun = self._has_eof = self._paused = False
         self._error: Exception | None = None

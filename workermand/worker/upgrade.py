@@ -63,10 +63,10 @@ class Socket(WebSocket):
         if wire.status is not ESTABLISHED:
             return
         if isinstance(event, Close):
-            _call(connection, "on_websocket_close", event.code, event.reason)
+            call(connection, "on_websocket_close", event.code, event.reason)
         elif isinstance(event, Pong):
-            _call(connection, "on_websocket_pong", event.data)
-        elif not _call(connection, "on_websocket_ping", event.data):
+            call(connection, "on_websocket_pong", event.data)
+        elif not call(connection, "on_websocket_ping", event.data):
             connection.send(Pong(event.data))
 
 
@@ -97,7 +97,7 @@ def _open(connection: Connection, request: Request) -> None:
             connection.handshake = Handshake(upgrade)
             callback(connection, request)
         if _accept(connection, request, upgrade):
-            _call(connection, "on_websocket_connected", request)
+            call(connection, "on_websocket_connected", request)
 
 
 async def _open_later(connection: Connection, request: Request) -> None:
@@ -172,7 +172,7 @@ def _refuse(connection: Connection, refusal: Refusal) -> None:
     connection.wire.end_input(CloseReason.UPGRADE_REFUSED)
 
 
-def _call(connection: Connection, name: str, *arguments: object) -> bool:
+def call(connection: Connection, name: str, *arguments: object) -> bool:
     """Runs a callback, behind the messages that wait. False: there is none."""
     callback = getattr(connection.callbacks, name)
     if callback is None:

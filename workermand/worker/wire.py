@@ -141,6 +141,9 @@ class Wire(asyncio.Protocol):
             self.worker.reading.add(self.connection)
         self.stats.accepted += 1
         intake.route(self)
+        self.greet()
+
+    def greet(self) -> None:
         callbacks = self.connection.callbacks
         if callbacks.on_connect is None:
             return

@@ -47,17 +47,16 @@ class Runtime(typing.Protocol):
 class Stats:
     """The counters of one process since it started."""
 
-    __slots__ = ("_connections", "accepted", "closed", "exceptions", "outgoing", "send_fail", "total_request")
+    __slots__ = ("_connections", "_outgoing", "accepted", "closed", "exceptions", "send_fail", "total_request")
 
-    def __init__(self, connections: dict[int, Connection]) -> None:
+    def __init__(self, connections: dict[int, Connection], outgoing: dict[int, Connection]) -> None:
         self._connections = connections
+        self._outgoing = outgoing
         self.accepted = 0
         self.closed: collections.Counter[CloseReason] = collections.Counter()
         """Connections ended, and refused, by reason."""
         self.exceptions = 0
         """Exceptions of user code: callbacks, timers, tasks."""
-        self.outgoing = 0
-        """Connections this process has opened to others, now."""
         self.send_fail = 0
         """Messages that send() refused or could not deliver."""
         self.total_request = 0
@@ -67,6 +66,11 @@ class Stats:
     def connection_count(self) -> int:
         """Clients connected now."""
         return len(self._connections)
+
+    @property
+    def outgoing(self) -> int:
+        """Connections of this process to others, now: open, or about to be."""
+        return len(self._outgoing)
 
 
 class Worker:
@@ -94,7 +98,9 @@ class Worker:
         """A directory of this worker's own that outlives its processes; mode 0700."""
         self.connections: dict[int, Connection] = {}
         """The clients of this process, by the number each got when it was accepted."""
-        self.stats = Stats(self.connections)
+        self.outgoing: dict[int, Connection] = {}
+        """The connections of this process to others, open or about to be, by their number."""
+        self.stats = Stats(self.connections, self.outgoing)
         self.stalled: set[Connection] = set()
         """Connections with unsent bytes: the only ones that are examined for a write stall."""
         self.reading: set[Connection] = set()
@@ -232,7 +238,7 @@ class Worker:
 
     def forget(self, number: int, reason: CloseReason) -> None:
         """A connection has ended: called once for each."""
-        connection = self.connections.pop(number)
+        connection = self.connections.pop(number, None) or self.outgoing.pop(number)
         self.stalled.discard(connection)
         self.reading.discard(connection)
         self.waiting.closed(connection)

@@ -1,0 +1,84 @@
+"""A stage for outgoing connections: the Scene of tests/worker, with the process's Clients, and servers that are played."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.worker.scene import Scene
+from workermand import AsyncTcpConnection
+from workermand.errors import SendError
+from workermand.worker.outgoing import clients
+from workermand.worker.outgoing.clients import Clients
+
+Play = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class ClientScene(Scene):
+    """``log`` has what the callbacks of ``client()`` were told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clients = Clients(self.worker, {})
+        clients.install(self.clients)
+
+    def client(self, uri: str, **settings: Any) -> AsyncTcpConnection:
+        """Its callbacks write into the log."""
+        connection = AsyncTcpConnection(uri, **settings)
+        connection.on_connect = lambda _connection: self.log.append("on_connect")
+        connection.on_message = lambda _connection, data: self.log.append(data)
+        connection.on_close = lambda connection: self.log.append(("on_close", connection.close_reason.name))
+        connection.on_error = self._on_error
+        return connection
+
+    def _on_error(self, _connection: Any, code: SendError, words: str) -> None:
+        self.log.append((code.name, words))
+
+    def heard(self, *expected: Any) -> None:
+        """Waits for so many entries of the log, which must be these."""
+        self.until(lambda: len(self.log) >= len(expected))
+        assert self.log == list(expected)
+
+    def close(self) -> None:
+        self.run(self.clients.close(1.0))
+        clients.install(None)
+        assert not self.worker.outgoing
+        super().close()
+
+
+@pytest.fixture
+def scene() -> Iterator[ClientScene]:
+    made = ClientScene()
+    yield made
+    made.close()
+    assert not made.failures
+
+
+@contextlib.asynccontextmanager
+async def playing(play: Play, **options: Any) -> AsyncIterator[int]:
+    """A server on a port of its own, which plays its part for every client."""
+    tasks: set[asyncio.Task[Any]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await play(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            tasks.discard(task)
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, **options)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in list(tasks):
+            task.cancel()

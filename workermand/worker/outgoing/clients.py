@@ -1,0 +1,66 @@
+"""Clients: what all outgoing connections of one process share: its worker, its names, and their end.
+
+process.py opens it with install(), as it does with Timer; runtime.py ends it behind on_worker_stop, which may still
+send. The connections themselves are in worker.outgoing, which is what keeps them alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from workermand.errors import CloseReason
+from workermand.worker.outgoing.names import Names
+
+if TYPE_CHECKING:
+    from workermand.worker.worker import Worker
+
+LAST_WORDS = 0.2
+"""Seconds in which what is unsent goes out, and on_close is called, when the process ends."""
+LOOK = 0.01
+"""Seconds between looks whether all are gone."""
+
+
+class Clients:
+    """Process: the child; thread: the one that runs the loop."""
+
+    def __init__(self, worker: Worker, schemes: Mapping[str, str], run_dir: str = "") -> None:
+        """``schemes`` is the [protocols] table."""
+        self.worker = worker
+        self.schemes = schemes
+        self.run_dir = run_dir
+        self.names = Names(worker.loop)
+        self.is_over = False
+        """The process ends: nothing is connected any more."""
+
+    async def close(self, seconds: float = LAST_WORDS) -> None:
+        """Ends them all, in order, within ``seconds``."""
+        self.is_over = True
+        await self.names.close()
+        outgoing = self.worker.outgoing
+        for connection in list(outgoing.values()):
+            connection.wire.close(CloseReason.STOPPED)
+        loop = self.worker.loop
+        deadline = loop.time() + seconds
+        while outgoing and loop.time() < deadline:  # noqa: ASYNC110 -- connections end, in callbacks of the loop
+            await asyncio.sleep(LOOK)
+        for connection in list(outgoing.values()):
+            connection.abort(CloseReason.STOPPED)
+        await asyncio.sleep(0)
+
+
+_installed: Clients | None = None
+
+
+def install(clients: Clients | None) -> None:
+    """Opens outgoing connections to this process. Called by process.py; by tests with None to close them again."""
+    global _installed
+    _installed = clients
+
+
+def installed(who: str) -> Clients:
+    """Raises RuntimeError outside a worker process."""
+    if _installed is None:
+        raise RuntimeError(f"{who}: only a worker process has connections; make it in the handler")
+    return _installed
