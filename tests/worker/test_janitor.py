@@ -79,7 +79,8 @@ def test_the_status_has_every_counter() -> None:
     scene = Scene()
     scene.worker.connections[1] = None  # type: ignore[assignment]
     stats = scene.worker.stats
-    stats.total_request, stats.send_fail, stats.exceptions, stats.accepted, stats.outgoing = 10, 2, 3, 4, 5
+    scene.worker.outgoing.update(dict.fromkeys(range(5)))  # type: ignore[arg-type]
+    stats.total_request, stats.send_fail, stats.exceptions, stats.accepted = 10, 2, 3, 4
     stats.closed[CloseReason.IDLE] += 6
     scene.doors.paused = True
     assert scene.janitor.status(asked=9) == Status(

@@ -86,6 +86,19 @@ def hand_over(wire: Wire, messages: Sequence[Any]) -> None:
         wire.failed("on_message", error)
 
 
+def greet(wire: Wire) -> None:
+    """The transport is there."""
+    callbacks = wire.connection.callbacks
+    if callbacks.on_connect is None:
+        return
+    if "on_connect" in callbacks.asynchronous:
+        wire.open_inbox().add("on_connect", callbacks.on_connect, wire.connection)
+        return
+    wire.turn(wire.fire, "on_connect")
+    if wire.paused:  # uvloop begins to read when connection_made returns
+        wire.worker.loop.call_soon(regulate, wire)
+
+
 # ---------------------------------------------------------------------------------------------------- pause and resume
 
 

@@ -141,16 +141,7 @@ class Wire(asyncio.Protocol):
             self.worker.reading.add(self.connection)
         self.stats.accepted += 1
         intake.route(self)
-        self.greet()
-
-    def greet(self) -> None:
-        callbacks = self.connection.callbacks
-        if callbacks.on_connect is None:
-            return
-        if "on_connect" in callbacks.asynchronous:
-            self.open_inbox().add("on_connect", callbacks.on_connect, self.connection)
-        else:
-            self.turn(self.fire, "on_connect")
+        intake.greet(self)
 
     def data_received(self, data: bytes) -> None:
         self.bytes_read += len(data)

@@ -1,4 +1,4 @@
-"""A stage for outgoing connections: the Scene of tests/worker, with the process's Clients, and servers that are played."""
+"""A stage for outgoing connections: the Scene of tests/worker with the process's Clients, and played servers."""
 
 from __future__ import annotations
 
@@ -43,6 +43,21 @@ class ClientScene(Scene):
         self.until(lambda: len(self.log) >= len(expected))
         assert self.log == list(expected)
 
+    async def see(self, expected: list[Any]) -> None:
+        """The same in a coroutine."""
+        while len(self.log) < len(expected):  # noqa: ASYNC110 -- there is no event for what is waited for
+            await asyncio.sleep(0.001)
+        assert self.log == expected
+
+    async def see_any_order(self, expected: list[Any]) -> None:
+        while len(self.log) < len(expected):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        assert sorted(map(repr, self.log)) == sorted(map(repr, expected))
+
+    def reinstall(self) -> ClientScene:
+        clients.install(self.clients)
+        return self
+
     def close(self) -> None:
         self.run(self.clients.close(1.0))
         clients.install(None)
@@ -59,8 +74,8 @@ def scene() -> Iterator[ClientScene]:
 
 
 @contextlib.asynccontextmanager
-async def playing(play: Play, **options: Any) -> AsyncIterator[int]:
-    """A server on a port of its own, which plays its part for every client."""
+async def playing(play: Play, path: str = "", **options: Any) -> AsyncIterator[int]:
+    """A server on a port of its own, or on ``path``, which plays its part for every client."""
     tasks: set[asyncio.Task[Any]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -72,13 +87,29 @@ async def playing(play: Play, **options: Any) -> AsyncIterator[int]:
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
+            writer.transport.abort()
             tasks.discard(task)
-            writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, **options)
+    if path:
+        server = await asyncio.start_unix_server(serve, path)
+    else:
+        server = await asyncio.start_server(serve, options.pop("host", "127.0.0.1"), 0, **options)
     try:
-        yield server.sockets[0].getsockname()[1]
+        yield 0 if path else server.sockets[0].getsockname()[1]
     finally:
         server.close()
         for task in list(tasks):
             task.cancel()
+        while tasks:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+
+
+async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Takes all, says nothing."""
+    while await reader.read(65536):
+        pass

@@ -14,16 +14,13 @@ from typing import Any
 
 import msgspec
 
-from workermand.errors import CloseReason, ConfigError, ProtocolError
+from workermand.errors import CloseReason, ConfigError
 from workermand.link import ConnectionRow
 from workermand.protocols import registry
 from workermand.protocols.base import Protocol
 from workermand.protocols.custom import adapt
 from workermand.protocols.deflate import Deflate
-from workermand.protocols.handshake import ClientHandshake
 from workermand.protocols.http import Http
-from workermand.protocols.wsframe import Ping
-from workermand.worker import intake, upgrade
 from workermand.worker.callbacks import Callbacks
 from workermand.worker.connection import Connection
 from workermand.worker.handlers import Handlers
@@ -31,10 +28,10 @@ from workermand.worker.outgoing import clients
 from workermand.worker.outgoing.backoff import Backoff
 from workermand.worker.outgoing.connecting import Attempt
 from workermand.worker.outgoing.encryption import Encryption, TlsSettings
-from workermand.worker.outgoing.target import parse, parse_proxy
-from workermand.worker.outgoing.websocket import Answer, Shaking
+from workermand.worker.outgoing.target import Proxy, parse, parse_proxy
+from workermand.worker.outgoing.websocket import Shaking
 from workermand.worker.outgoing.wire import ClientWire
-from workermand.worker.status import CLOSED, CONNECTING, ESTABLISHED, INITIAL
+from workermand.worker.status import CLOSED, CONNECTING, INITIAL
 
 NO_CALLBACKS = Callbacks(Handlers())
 OURS = (CloseReason.CLOSED, CloseReason.DESTROYED, CloseReason.STOPPED)
@@ -88,22 +85,16 @@ class AsyncTcpConnection(Connection):
         """
         put = functools.partial(object.__setattr__, self)
         shared = clients.installed("AsyncTcpConnection")
-        name = protocol if isinstance(protocol, str) else getattr(protocol, "__name__", None)
-        target = parse(uri, run_dir=shared.run_dir, schemes=shared.schemes, protocol=name)
         put("worker", shared.worker)
         put("id", shared.worker.next_connection_id())
         put("context", None)
         put("callbacks", NO_CALLBACKS)
         self.clients = shared
-        """The runtime's, as are target, proxy and encryption."""
-        self.target = target
-        self.proxy = parse_proxy(proxy) if proxy is not None else None
-        if self.proxy is not None and target.transport == "unix":
-            raise ConfigError(uri, "a proxy cannot reach a unix socket", "drop proxy=")
-        if tls is False and target.tls:
-            raise ConfigError(uri, "tls=False contradicts it", "drop tls=, or take ws:// or tcp://")
-        encrypted = tls if tls is not None else target.tls
-        self.encryption = Encryption(encrypted, uri, target.host) if encrypted is not False else None
+        """The runtime's, as are target, proxy, encryption and deflate."""
+        name = protocol if isinstance(protocol, str) else getattr(protocol, "__name__", None)
+        self.target = parse(uri, run_dir=shared.run_dir, schemes=shared.schemes, protocol=name)
+        self.proxy = self._reached_through(proxy)
+        self.encryption = self._encrypted_by(tls)
         self.timeout = timeout
         """Seconds, 0: for ever."""
         self.headers = headers
@@ -112,20 +103,34 @@ class AsyncTcpConnection(Connection):
         self.subprotocol: str | None = None
         """The one that the server chose."""
         self.ping_interval = ping_interval
-        self._deflate = Deflate() if deflate is True else deflate or None
+        self.deflate = Deflate() if deflate is True else deflate or None
         self._bind = (bind, 0) if isinstance(bind, str) else bind
         self._protocol = self._resolve(protocol)
         self._number = self.id
         self._backoff = None if not auto_reconnect else Backoff({} if auto_reconnect is True else auto_reconnect)
-        self._attempt: Attempt | None = None
-        self._handshake: ClientHandshake | None = None
-        self._started = 0.0
-        self._again: float | None = None
-        """Seconds: reconnect() was called while it still lived."""
-        self._timer: asyncio.TimerHandle | None = None
-        self._stays_closed = False
-        self._last_reason: CloseReason | None = None
         self._renew()
+
+    attempt: Attempt | None = None
+    """The runtime's: while it is not open yet."""
+    _started = 0.0
+    _again: float | None = None
+    """Seconds: reconnect() was called while it still lived."""
+    _timer: asyncio.TimerHandle | None = None
+    _stays_closed = False
+    _last_reason: CloseReason | None = None
+
+    def _reached_through(self, proxy: str | None) -> Proxy | None:
+        if proxy is None:
+            return None
+        if self.target.transport == "unix":
+            raise ConfigError(self.target.uri, "a proxy cannot reach a unix socket", "drop proxy=")
+        return parse_proxy(proxy)
+
+    def _encrypted_by(self, tls: TlsSettings | None) -> Encryption | None:
+        if tls is False and self.target.tls:
+            raise ConfigError(self.target.uri, "tls=False contradicts it", "drop tls=, or take ws:// or tcp://")
+        settings = self.target.tls if tls is None else tls
+        return Encryption(settings, self.target.uri, self.target.host) if settings is not False else None
 
     def _resolve(self, protocol: str | type[Any] | None) -> type[Protocol]:
         spoken = self.target.protocol
@@ -149,10 +154,10 @@ class AsyncTcpConnection(Connection):
         flow (ws: behind the 101), and gets ConnectError when that does not come about. While it is connecting or
         connected another call changes nothing."""
         self.cancel_reconnect()
-        wire = self._wire
+        wire = self.client_wire
         if wire.status is INITIAL or wire.status is CLOSED:
             return self._connect()
-        return Opening(self._attempt)
+        return Opening(self.attempt)
 
     def reconnect(self, delay: float = 0.0) -> None:
         """Connects again in ``delay`` seconds, with a fresh protocol object, fresh counters and the same callbacks; one
@@ -160,9 +165,9 @@ class AsyncTcpConnection(Connection):
         if delay < 0:
             raise ValueError(f"a delay must be 0 seconds or more, not {delay!r}")
         self.cancel_reconnect()
-        if self._wire.status is CLOSED:
+        if self.client_wire.status is CLOSED:
             self._renew()
-        elif self._wire.status is not INITIAL:
+        elif self.client_wire.status is not INITIAL:
             self._again = delay
             self.close()
             return
@@ -191,21 +196,22 @@ class AsyncTcpConnection(Connection):
         self.max_send_buffer_size = buffer
 
     def _connect(self) -> Opening:
-        if self._wire.status is CLOSED:
+        if self.client_wire.status is CLOSED:
             self._renew()
-        wire, loop = self._wire, self.worker.loop
+        wire, loop = self.client_wire, self.worker.loop
         self._started = loop.time()
         wire.status = CONNECTING
         self._stays_closed = False
         self.worker.outgoing[self._number] = self
-        attempt = self._attempt = Attempt(self, wire)
+        attempt = self.attempt = Attempt(self, wire)
         if self.clients.is_over:
             attempt.give_up()
             loop.call_soon(wire.fail, self.complaint("this process is stopping"))
         return Opening(attempt)
 
     @property
-    def _wire(self) -> ClientWire:
+    def client_wire(self) -> ClientWire:
+        """The runtime's."""
         assert isinstance(self.wire, ClientWire)
         return self.wire
 
@@ -271,24 +277,22 @@ class AsyncTcpConnection(Connection):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._attempt is not None:
-            self._attempt.give_up()
+        if self.attempt is not None:
+            self.attempt.give_up()
 
     def has_failed(self, words: str) -> None:
-        if self._attempt is not None:
-            self._attempt.fail(words)
+        if self.attempt is not None:
+            self.attempt.fail(words)
 
     def is_open(self) -> None:
         """Messages may flow."""
-        if self._attempt is not None and not self._attempt.opened.done():
-            self._attempt.opened.set_result(None)
-            self._attempt = None
-        if self.ping_interval and self.target.protocol == "websocket":
-            self.worker.loop.call_later(self.ping_interval, self._ping, self._wire, -1)
+        if self.attempt is not None:
+            self.attempt.succeed()
+            self.attempt = None
 
     def ended(self, wire: ClientWire) -> None:
         """connection_lost; on_close has been called, or waits in the inbox."""
-        attempt, self._attempt = self._attempt, None
+        attempt, self.attempt = self.attempt, None
         if attempt is not None:
             attempt.give_up()
             attempt.fail(self.complaint(wire.close_reason or "closed"))
@@ -300,60 +304,6 @@ class AsyncTcpConnection(Connection):
         elif self._backoff is not None and not self._stays_closed and wire.close_reason not in OURS:
             lasted = self.worker.loop.time() - wire.opened_at if wire.opened_at else 0.0
             self._timer = self.worker.loop.call_later(self._backoff.next(lasted), self._reconnect)
-
-    # ------------------------------------------------------------------ WebSocket
-
-    def shake_hands(self, protocol: Shaking) -> None:
-        """on_connect has been called: the request goes out."""
-        pairs = self.headers.items() if isinstance(self.headers, Mapping) else self.headers
-        self._handshake = ClientHandshake(
-            self.target.authority,
-            self.target.path or "/",
-            origin=self.origin,
-            subprotocols=self.subprotocols,
-            deflate=self._deflate,
-            headers=pairs,
-        )
-        if self._attempt is not None:
-            self._attempt.step = "WebSocket"
-        self.wire.bytes_written += len(self._handshake.request)
-        self.wire.write(self._handshake.request)
-
-    def answered(self, head: bytes) -> None:
-        """The head of the server's answer: a WebSocket from here on, or the end."""
-        wire = self._wire
-        assert self._handshake is not None
-        try:
-            answer = Answer(head)
-            agreed = self._handshake.verify(answer.status, answer.headers)
-        except (ValueError, ProtocolError) as error:
-            wire.fail(self.complaint(str(error)), CloseReason.UPGRADE_REFUSED)
-            return
-        self.subprotocol = agreed.subprotocol
-        limits = self.worker.limits
-        socket = upgrade.Socket(
-            limits.websocket.message or self.max_package_size,
-            client=True,
-            deflate=agreed.deflate,
-            max_frame=limits.websocket.frame,
-            max_fragments=limits.websocket.fragments,
-        )
-        socket.websocket_type = self.websocket_type
-        was_full = wire.open()
-        upgrade.call(self, "on_websocket_connect", answer)
-        if wire.status is ESTABLISHED:
-            intake.swap(wire, socket)
-            wire.settle(was_full)
-
-    def _ping(self, wire: ClientWire, heard: int) -> None:
-        """``heard``: bytes_read at the last ping, which must have been answered; -1 before the first."""
-        if wire.status is not ESTABLISHED:
-            return
-        if wire.bytes_read == heard:
-            wire.close_lingering(CloseReason.PING_TIMEOUT)
-            return
-        self.send(Ping())
-        self.worker.loop.call_later(self.ping_interval, self._ping, wire, wire.bytes_read)
 
 
 class Opening:

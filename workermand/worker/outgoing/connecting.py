@@ -36,6 +36,10 @@ class Attempt:
     def give_up(self) -> None:
         self._task.cancel()
 
+    def succeed(self) -> None:
+        if not self.opened.done():
+            self.opened.set_result(None)
+
     def fail(self, words: str) -> None:
         """Whoever awaits connect() is told. Nobody need."""
         if not self.opened.done():

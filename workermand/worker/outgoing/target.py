@@ -120,7 +120,7 @@ def parse_udp(uri: str, schemes: Iterable[str] = (), protocol: str | None = None
 
 def parse_proxy(uri: str) -> Proxy:
     """Raises ConfigError, which never shows the password."""
-    shown = re.sub(r"//.*@", "//***@", uri, flags=re.DOTALL)
+    shown = re.sub(r"^([a-zA-Z0-9+.-]+://)?.*@", r"\1***@", uri, flags=re.DOTALL)
     scheme, rest = _scheme_of("proxy", shown, PROXIES, uri)
     kind, usual = PROXIES[scheme]
     user, host, port, path = _place("proxy", shown, rest, usual)

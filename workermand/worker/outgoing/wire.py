@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from workermand.errors import CloseReason, SendError
 from workermand.protocols.base import Protocol
 from workermand.worker import intake
+from workermand.worker.outgoing import websocket
 from workermand.worker.outgoing.websocket import Shaking
 from workermand.worker.status import CLOSED, CLOSING, CONNECTING, ESTABLISHED, INITIAL
 from workermand.worker.wire import SPILL, Wire
@@ -56,14 +57,15 @@ class ClientWire(Wire):
         transport.set_write_buffer_limits(high=0)
         self.status = ESTABLISHED
         intake.route(self)
-        intake.regulate(self)
+        if self.paused:  # uvloop begins to read when connection_made returns
+            self.worker.loop.call_soon(intake.regulate, self)
         if isinstance(self.protocol, Shaking):
-            self.greet()
+            intake.greet(self)
             if self.status is ESTABLISHED:
-                self.connection.shake_hands(self.protocol)
+                websocket.shake_hands(self.connection)
         else:
             was_full = self.open()
-            self.greet()
+            intake.greet(self)
             self.settle(was_full)
 
     def open(self) -> bool:
