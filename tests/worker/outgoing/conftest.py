@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from tests.worker.outgoing.nameserver import NameServer
 from tests.worker.scene import Scene
 from workermand import AsyncTcpConnection
 from workermand.errors import SendError
 from workermand.worker.outgoing import clients
 from workermand.worker.outgoing.clients import Clients
+from workermand.worker.outgoing.names import Names
 
 Play = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -25,6 +27,14 @@ class ClientScene(Scene):
         super().__init__()
         self.clients = Clients(self.worker, {})
         clients.install(self.clients)
+        self._asking: list[tuple[NameServer, Names]] = []
+
+    async def names_of(self, server: NameServer) -> Names:
+        """What asks it."""
+        await server.start()
+        names = Names(self.loop, [server.address])
+        self._asking.append((server, names))
+        return names
 
     def client(self, uri: str, **settings: Any) -> AsyncTcpConnection:
         """Its callbacks write into the log."""
@@ -62,6 +72,10 @@ class ClientScene(Scene):
         self.run(self.clients.close(1.0))
         clients.install(None)
         assert not self.worker.outgoing
+        for server, names in self._asking:
+            server.transport.close()
+            self.run(names.close())
+        self.turn()
         super().close()
 
 
