@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from workermand.worker.connection import Connection, ConnectionStatus
     from workermand.worker.datagram import UdpConnection
     from workermand.worker.outgoing.client import AsyncTcpConnection
+    from workermand.worker.outgoing.udp import AsyncUdpConnection
     from workermand.worker.timer import Timer
     from workermand.worker.worker import Worker
 
@@ -39,6 +40,7 @@ __all__ = [
     "BINARY_TYPE_ARRAYBUFFER",
     "BINARY_TYPE_BLOB",
     "AsyncTcpConnection",
+    "AsyncUdpConnection",
     "Chunk",
     "Close",
     "CloseReason",
@@ -76,6 +78,7 @@ _HOMES = {
     "workermand.worker.connection": ("Connection", "ConnectionStatus"),
     "workermand.worker.datagram": ("UdpConnection",),
     "workermand.worker.outgoing.client": ("AsyncTcpConnection",),
+    "workermand.worker.outgoing.udp": ("AsyncUdpConnection",),
     "workermand.worker.timer": ("Timer",),
     "workermand.worker.worker": ("Worker",),
 }

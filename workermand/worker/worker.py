@@ -49,7 +49,7 @@ class Stats:
 
     __slots__ = ("_connections", "_outgoing", "accepted", "closed", "exceptions", "send_fail", "total_request")
 
-    def __init__(self, connections: dict[int, Connection], outgoing: dict[int, Connection]) -> None:
+    def __init__(self, connections: dict[int, Connection], outgoing: dict[int, Any]) -> None:
         self._connections = connections
         self._outgoing = outgoing
         self.accepted = 0
@@ -98,8 +98,9 @@ class Worker:
         """A directory of this worker's own that outlives its processes; mode 0700."""
         self.connections: dict[int, Connection] = {}
         """The clients of this process, by the number each got when it was accepted."""
-        self.outgoing: dict[int, Connection] = {}
-        """The connections of this process to others, open or about to be, by their number."""
+        self.outgoing: dict[int, Any] = {}
+        """The connections of this process to others, open or about to be, by their number: AsyncTcpConnection and
+        AsyncUdpConnection."""
         self.stats = Stats(self.connections, self.outgoing)
         self.stalled: set[Connection] = set()
         """Connections with unsent bytes: the only ones that are examined for a write stall."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from workermand.errors import CloseReason, ConfigError
+from workermand.errors import CloseReason, ConfigError, ConnectError, ConnectionLost
 from workermand.link import ConnectionRow
 from workermand.protocols import registry
 from workermand.protocols.base import Protocol
@@ -217,6 +217,15 @@ class AsyncTcpConnection(Connection):
 
     # ------------------------------------------------------------------ what differs from one that came in
 
+    async def drain(self) -> None:
+        """Waits until it is open, too."""
+        if self.status is CONNECTING:
+            try:
+                await self.connect()
+            except ConnectError as error:
+                raise ConnectionLost(str(error)) from error
+        await super().drain()
+
     def pause_recv(self) -> None:
         if self.wire.status in (INITIAL, CONNECTING):
             self.wire.paused = True  # connection_made looks at it
@@ -266,6 +275,10 @@ class AsyncTcpConnection(Connection):
             if self._bind[1]:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(self._bind)
+
+    def leave(self, reason: CloseReason) -> None:
+        """What close() does, for a reason of the runtime's."""
+        self.wire.close(reason)
 
     def complaint(self, why: str) -> str:
         """For on_error."""

@@ -40,7 +40,7 @@ class Clients:
         await self.names.close()
         outgoing = self.worker.outgoing
         for connection in list(outgoing.values()):
-            connection.wire.close(CloseReason.STOPPED)
+            connection.leave(CloseReason.STOPPED)
         loop = self.worker.loop
         deadline = loop.time() + seconds
         while outgoing and loop.time() < deadline:  # noqa: ASYNC110 -- connections end, in callbacks of the loop

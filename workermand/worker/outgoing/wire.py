@@ -82,8 +82,10 @@ class ClientWire(Wire):
     def settle(self, was_full: bool) -> None:
         """The callbacks that tell of it have been called."""
         if self.status is ESTABLISHED:
-            if was_full and not self.transport.get_write_buffer_size():
-                self.fire("on_buffer_drain")
+            if not self.transport.get_write_buffer_size():
+                self.worker.drained(self.connection)
+                if was_full:
+                    self.fire("on_buffer_drain")
             self.connection.is_open()
 
     # ------------------------------------------------------------------ out, before it is open
