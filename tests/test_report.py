@@ -56,7 +56,7 @@ def test_connections() -> None:
     }  # fmt: skip
     table = report.connection_table({"connections": [row]})
     assert table.rows[0] == (
-        "1", "echo", "7", "tcp", "text", "1", "0", "0B", "2.0KB", "7B", "8B", "ESTABLISHED", "127.0.0.1:1", "127.0.0.1:2",
+        "1", "echo", "7", "in", "tcp", "text", "1", "0", "0B", "2.0KB", "7B", "8B", "ESTABLISHED", "127.0.0.1:1", "127.0.0.1:2",
     )  # fmt: skip
 
 

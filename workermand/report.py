@@ -112,7 +112,8 @@ def duration(seconds: float) -> str:
 
 
 CONNECTION_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "pid": ("pid", str), "worker": ("worker", str), "id": ("id", str), "trans": ("transport", str),
+    "pid": ("pid", str), "worker": ("worker", str), "id": ("id", str), "direction": ("direction", str),
+    "trans": ("transport", str),
     "protocol": ("protocol", str), "ipv4": ("ipv4", lambda yes: str(int(yes))),
     "ipv6": ("ipv6", lambda yes: str(int(yes))), "recv-q": ("recv_queue", size),
     "send-q": ("send_queue", size), "bytes-r": ("bytes_read", size),

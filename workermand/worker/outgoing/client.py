@@ -34,7 +34,7 @@ from workermand.worker.outgoing.wire import ClientWire
 from workermand.worker.status import CLOSED, CONNECTING, INITIAL
 
 NO_CALLBACKS = Callbacks(Handlers())
-OURS = (CloseReason.CLOSED, CloseReason.DESTROYED, CloseReason.STOPPED)
+OURS = (CloseReason.CLOSED, CloseReason.DESTROYED, CloseReason.DRAINED)
 """Ends that nobody wants to be mended."""
 
 HeaderPairs = Mapping[str, str] | Iterable[tuple[str, str]]

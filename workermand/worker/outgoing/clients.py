@@ -40,13 +40,13 @@ class Clients:
         await self.names.close()
         outgoing = self.worker.outgoing
         for connection in list(outgoing.values()):
-            connection.leave(CloseReason.STOPPED)
+            connection.leave(CloseReason.DRAINED)
         loop = self.worker.loop
         deadline = loop.time() + seconds
         while outgoing and loop.time() < deadline:  # noqa: ASYNC110 -- connections end, in callbacks of the loop
             await asyncio.sleep(LOOK)
         for connection in list(outgoing.values()):
-            connection.abort(CloseReason.STOPPED)
+            connection.abort(CloseReason.DRAIN_DEADLINE)
         await asyncio.sleep(0)
 
 
