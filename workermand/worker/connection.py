@@ -18,7 +18,7 @@ from workermand.protocols.base import UNLIMITED, Protocol, as_bytes
 from workermand.protocols.custom import adapt
 from workermand.protocols.proxy import Client
 from workermand.protocols.websocket import WebSocket, check_type
-from workermand.worker import intake
+from workermand.worker import intake, piping
 from workermand.worker.callbacks import Callbacks
 from workermand.worker.handlers import CONNECTION_CALLBACKS, unknown
 from workermand.worker.status import ConnectionStatus
@@ -78,6 +78,8 @@ class Connection:
     on_websocket_pong = _Callback()
     on_websocket_close = _Callback()
 
+    piped_to: Connection | None = None
+    """The runtime's, see piping.py."""
     linger_timeout: float = 1.0
     """Seconds that end() waits for the peer's end."""
     handshake: Handshake | None = None
@@ -212,12 +214,10 @@ class Connection:
 
     def pipe(self, to: Connection, raw: bool = False) -> None:
         """All that this one receives is sent ``to`` the other, and its end closes the other; it is not read while the
-        other's buffer is full. One way: a proxy calls it twice. Takes over on_message and on_close of this one,
-        on_buffer_full and on_buffer_drain of the other. ``raw``: not encoded by the other's protocol."""
-        self.on_message = lambda _source, data: to.send(data, raw)
-        self.on_close = lambda _source: to.close()
-        to.on_buffer_full = lambda _to: self.pause_recv()
-        to.on_buffer_drain = lambda _to: self.resume_recv()
+        other's buffer is full. One way: a proxy calls it twice, and then half of a connection may end before the other
+        half does. Takes over on_message and on_close of this one, on_buffer_full and on_buffer_drain of the other.
+        ``raw``: not encoded by the other's protocol."""
+        piping.pipe(self, to, raw)
 
     def consume_recv_buffer(self, length: int) -> None:
         """For the ``input`` of a custom protocol: drops the first ``length`` bytes of what has been received."""

@@ -58,6 +58,7 @@ class TlsStream(asyncio.Protocol):
 
     __slots__ = (
         "_alarm",
+        "_ends_output",
         "_error",
         "_has_begun",
         "_has_eof",
@@ -90,7 +91,7 @@ class TlsStream(asyncio.Protocol):
             self._incoming, self._outgoing, server_side=listener is not None, server_hostname=server_name
         )
         self._state = SHAKING
-        self._has_begun = self._has_eof = self._paused = False
+        self._has_begun = self._has_eof = self._paused = self._ends_output = False
         self._error: Exception | None = None
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -209,6 +210,8 @@ class TlsStream(asyncio.Protocol):
         self._transport.resume_reading()
         if self._state is OPEN and (self._has_eof or self._incoming.pending):
             self.wire.worker.loop.call_soon(self._read)
+        if self._ends_output:
+            self.wire.worker.loop.call_soon(self.end_output)
 
     # ------------------------------------------------------------------ out
 
@@ -232,6 +235,17 @@ class TlsStream(asyncio.Protocol):
     def _flush(self) -> None:
         if data := self._outgoing.read():
             self._send(data)
+
+    def end_output(self) -> None:
+        """close_notify; what comes in is still read (RFC 8446 6.1)."""
+        if self._paused and self._incoming.pending:
+            self._ends_output = True  # OpenSSL takes what it finds there for an answer to close_notify
+            return
+        self._ends_output = False
+        if self._state is OPEN or self._state is HALF:
+            with contextlib.suppress(ssl.SSLError):
+                self.tls.unwrap()
+            self._flush()
 
     def write_eof(self) -> None:
         """close_notify and FIN behind all that is unsent; what comes in is counted by the wire, and discarded."""

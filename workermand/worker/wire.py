@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from workermand.errors import CloseReason, SendError
 from workermand.protocols.base import UNLIMITED, Protocol
-from workermand.worker import calling, intake
+from workermand.worker import calling, intake, piping
 from workermand.worker.inbox import Inbox
 from workermand.worker.status import CLOSED, CLOSING, ENDING, ESTABLISHED, INITIAL, ConnectionStatus, reason_of
 
@@ -405,11 +405,18 @@ class Wire(asyncio.Protocol):
             return
         if self.feed is not intake.ignore and not (self.had_message and self.is_between_messages):
             return
+        if self.ending is CloseReason.PEER_CLOSED and self.connection.piped_to and piping.pass_on_end(self):
+            return
         over = self.feed is intake.ignore
         if over and (self.ending is CloseReason.PEER_CLOSED or not (self.unsent or self.protocol.cut_short)):
             self.close(self.ending)
         else:  # the last answer is on its way, and the client may still be sending
             self.close_lingering(self.ending)
+
+    def end_output(self) -> None:
+        """Behind all that is unsent; what comes in is read as before."""
+        self.flush()
+        getattr(self.transport, "end_output", self.transport.write_eof)()
 
     def _take_leave(self, reason: CloseReason) -> bytes:
         """The protocol's last words, which go out after all else."""

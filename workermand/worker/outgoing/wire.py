@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class ClientWire(Wire):
     """Process: the child; thread: the one that runs the loop."""
 
-    __slots__ = ("opened_at", "waiting", "waiting_size")
+    __slots__ = ("opened_at", "output_ends", "waiting", "waiting_size")
 
     connection: AsyncTcpConnection
 
@@ -38,6 +38,8 @@ class ClientWire(Wire):
         self.waiting: list[bytes] | None = []
         """What was sent before it was open; None: it is, or was."""
         self.waiting_size = 0
+        self.output_ends = False
+        """As soon as it is open."""
         self.opened_at = 0.0
         """The loop's time; 0: never."""
 
@@ -87,6 +89,14 @@ class ClientWire(Wire):
                 if was_full:
                     self.fire("on_buffer_drain")
             self.connection.is_open()
+            if self.output_ends:
+                self.end_output()
+
+    def end_output(self) -> None:
+        if self.waiting is None:
+            super().end_output()
+        else:
+            self.output_ends = True
 
     # ------------------------------------------------------------------ out, before it is open
 
