@@ -112,9 +112,9 @@ async def playing(play: Play, path: str = "", **options: Any) -> AsyncIterator[i
         yield 0 if path else server.sockets[0].getsockname()[1]
     finally:
         server.close()
-        for task in list(tasks):
-            task.cancel()
-        while tasks:  # noqa: ASYNC110
+        while tasks:
+            for task in list(tasks):  # also those that were accepted in the meantime
+                task.cancel()
             await asyncio.sleep(0)
 
 

@@ -226,6 +226,15 @@ def test_auto_reconnect(scene: ClientScene) -> None:
     scene.run(play())
 
 
+@pytest.mark.parametrize("end", ["close", "end", "destroy"])
+def test_who_waits_to_reconnect_can_be_closed(scene: ClientScene, free_port: Callable[[], int], end: str) -> None:
+    client = scene.client(f"tcp://127.0.0.1:{free_port()}", auto_reconnect={"initial": 1000, "max": 1000})
+    client.connect()
+    scene.until(lambda: len(scene.log) == 2 and client._timer is not None)
+    getattr(client, end)()
+    assert client._timer is None
+
+
 def test_close_ends_auto_reconnect(scene: ClientScene) -> None:
     async def play() -> None:
         async with playing(echo) as port:

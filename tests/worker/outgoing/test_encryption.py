@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def test_it_talks(scene: ClientScene, authority: Authority, scheme: str) -> None
 def test_the_server_is_verified(scene: ClientScene, authority: Authority) -> None:
     async def play() -> None:
         async with playing(echo, ssl=server_context(authority, "other.example")) as port:
-            with pytest.raises(ConnectError, match="TLS: the server's certificate is refused: .*issuer"):
+            with pytest.raises(ConnectError, match=r"TLS: the server's certificate is refused: .*issuer"):
                 await scene.client(f"tls://localhost:{port}").connect()
             tls = {"ca": str(authority.file)}
             with pytest.raises(ConnectError, match="Hostname mismatch"):
@@ -120,13 +119,13 @@ def test_a_server_that_speaks_no_tls_and_one_that_is_silent(scene: ClientScene) 
 
     async def play() -> None:
         async with playing(babble) as port:
-            with pytest.raises(ConnectError, match="TLS: WRONG_VERSION_NUMBER|TLS: .*wrong version"):
+            with pytest.raises(ConnectError, match=r"TLS: WRONG_VERSION_NUMBER|TLS: .*wrong version"):
                 await scene.client(f"tls://localhost:{port}").connect()
         async with playing(hang_up) as port:
             with pytest.raises(ConnectError, match="TLS: "):
                 await scene.client(f"tls://localhost:{port}").connect()
         async with playing(silence) as port:
-            with pytest.raises(ConnectError, match="TLS: no answer within 0.1 s"):
+            with pytest.raises(ConnectError, match=r"TLS: no answer within 0\.1 s"):
                 await scene.client(f"tls://localhost:{port}", timeout=0.1).connect()
 
     scene.run(play())
@@ -143,10 +142,10 @@ def test_contexts_are_shared_until_a_file_changes(authority: Authority) -> None:
 
 
 @pytest.fixture
-def wrong(authority: Authority) -> Iterator[dict[str, dict[str, Any]]]:
+def wrong(authority: Authority) -> dict[str, dict[str, Any]]:
     cert, _key = authority.issue()
     _other, other_key = authority.issue(name="other")
-    yield {
+    return {
         "did you mean": {"verfy": True},
         "there are": {"zzz": 1},
         "expected bool": {"verify": "no"},

@@ -1,4 +1,4 @@
-"""Through proxies: the steps without I/O, real ones from Debian, and one that stalls, refuses or hangs up at each step."""
+"""Through proxies: the steps without I/O, those of Debian, and one that stalls or hangs up at each step."""
 
 from __future__ import annotations
 
@@ -267,8 +267,8 @@ def test_microsocks_with_a_user(scene: ClientScene, real: RealProxies, free_port
     for credentials, complaint in (("", "wants a user"), ("user:wrong@", "refuses the user")):
         with pytest.raises(ConnectError, match=complaint):
             scene.run(awaited(scene.client("tcp://127.0.0.1:1", proxy=f"socks5://{credentials}127.0.0.1:{port}")))
+    uri = f"tcp://127.0.0.1:{free_port()}"
     with pytest.raises(ConnectError, match="it refuses: connection refused"):
-        uri = f"tcp://127.0.0.1:{free_port()}"
         scene.run(awaited(scene.client(uri, proxy=f"socks5://user:p%40ss@127.0.0.1:{port}")))
 
 
@@ -286,8 +286,8 @@ def test_tinyproxy(scene: ClientScene, real: RealProxies, free_port: Callable[[]
     talk_through(scene, f"http://user:secret@127.0.0.1:{port}")
     with pytest.raises(ConnectError, match="it refuses: 407"):
         scene.run(awaited(scene.client("tcp://127.0.0.1:1", proxy=f"http://127.0.0.1:{port}")))
+    uri = f"tcp://127.0.0.1:{free_port()}"
     with pytest.raises(ConnectError, match="it refuses: 50"):
-        uri = f"tcp://127.0.0.1:{free_port()}"
         scene.run(awaited(scene.client(uri, proxy=f"http://user:secret@127.0.0.1:{port}")))
 
 

@@ -66,7 +66,7 @@ def test_it_hears_its_peer_alone_and_again(scene: ClientScene, peer: socket.sock
     client = client_of(scene, to(peer), bind="127.0.0.1")
     client.send(b"who")
     scene.until(lambda: client.bytes_written)
-    data, its_address = peer.recvfrom(100)
+    _data, its_address = peer.recvfrom(100)
     with socket.socket(type=socket.SOCK_DGRAM) as stranger:
         stranger.sendto(b"stranger", its_address)
     peer.sendto(b"peer", its_address)

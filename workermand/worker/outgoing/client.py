@@ -168,8 +168,8 @@ class AsyncTcpConnection(Connection):
         if self.client_wire.status is CLOSED:
             self._renew()
         elif self.client_wire.status is not INITIAL:
-            self._again = delay
             self.close()
+            self._again = delay
             return
         self._timer = self.worker.loop.call_later(delay, self._reconnect)
 
@@ -216,6 +216,21 @@ class AsyncTcpConnection(Connection):
         return self.wire
 
     # ------------------------------------------------------------------ what differs from one that came in
+
+    def close(self, data: Any = None, raw: bool = False) -> None:
+        """As every connection; and it is not connected again by itself, also when it waits for that now."""
+        self.cancel_reconnect()
+        super().close(data, raw)
+
+    def end(self, data: Any = None, raw: bool = False) -> None:
+        """Likewise."""
+        self.cancel_reconnect()
+        super().end(data, raw)
+
+    def destroy(self) -> None:
+        """Likewise."""
+        self.cancel_reconnect()
+        super().destroy()
 
     async def drain(self) -> None:
         """Waits until it is open, too."""
