@@ -111,6 +111,7 @@ def test_five_hundred_come_back_and_leave_nothing(scene: ClientScene) -> None:
             client.destroy()
         return made
 
+    scene.turn()  # the loop has its own from here on
     before = descriptors()
     made = scene.run(come_and_go())
     scene.until(lambda: not scene.worker.outgoing and descriptors() <= before)
