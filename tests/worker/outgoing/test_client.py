@@ -235,6 +235,25 @@ def test_who_waits_to_reconnect_can_be_closed(scene: ClientScene, free_port: Cal
     assert client._timer is None
 
 
+def test_to_connect_twice_changes_nothing(scene: ClientScene) -> None:
+    """Least of all that it comes back by itself."""
+
+    async def play() -> None:
+        async with playing(echo) as port:
+            client = scene.client(f"tcp://127.0.0.1:{port}", auto_reconnect={"initial": 0.001})
+            client.connect()
+            await client.connect()
+            await client.drain()
+            client.connect()
+            client.wire.abort(CloseReason.PEER_RESET)
+            with pytest.raises(ConnectError, match="it is closing"):
+                await client.connect()
+            await scene.see(["on_connect", ("on_close", "PEER_RESET"), "on_connect"])
+            client.destroy()
+
+    scene.run(play())
+
+
 def test_close_ends_auto_reconnect(scene: ClientScene) -> None:
     async def play() -> None:
         async with playing(echo) as port:
@@ -376,6 +395,7 @@ def test_bind(scene: ClientScene) -> None:
         ("wss://example.com", {"tls": False}, "contradicts"),
         ("unix:///x", {"proxy": "http://127.0.0.1:1"}, "proxy"),
         ("tcp://127.0.0.1:1", {"protocol": "http"}, "server speaks"),
+        ("unix:///x", {"protocol": "websocket"}, "server speaks"),
         ("text://127.0.0.1:1", {"protocol": "frame"}, "two protocols"),
         ("tcp://127.0.0.1:1", {"auto_reconnect": {"inital": 1}}, "inital"),
     ],

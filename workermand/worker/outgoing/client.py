@@ -31,7 +31,7 @@ from workermand.worker.outgoing.encryption import Encryption, TlsSettings
 from workermand.worker.outgoing.target import Proxy, parse, parse_proxy
 from workermand.worker.outgoing.websocket import Shaking
 from workermand.worker.outgoing.wire import ClientWire
-from workermand.worker.status import CLOSED, CONNECTING, INITIAL
+from workermand.worker.status import CLOSED, CONNECTING, ESTABLISHED, INITIAL
 
 NO_CALLBACKS = Callbacks(Handlers())
 OURS = (CloseReason.CLOSED, CloseReason.DESTROYED, CloseReason.DRAINED)
@@ -134,7 +134,7 @@ class AsyncTcpConnection(Connection):
 
     def _resolve(self, protocol: str | type[Any] | None) -> type[Protocol]:
         spoken = self.target.protocol
-        if spoken == "websocket":
+        if spoken == "websocket" and protocol is None:
             return Shaking
         if isinstance(protocol, type):
             found = protocol if issubclass(protocol, Protocol) else adapt(protocol, protocol.__name__)
@@ -153,11 +153,11 @@ class AsyncTcpConnection(Connection):
         """Begins to connect, and returns at once. The result may be dropped; who awaits it waits until messages may
         flow (ws: behind the 101), and gets ConnectError when that does not come about. While it is connecting or
         connected another call changes nothing."""
-        self.cancel_reconnect()
-        wire = self.client_wire
-        if wire.status is INITIAL or wire.status is CLOSED:
+        if self.status in (INITIAL, CLOSED):
+            self.cancel_reconnect()
             return self._connect()
-        return Opening(self.attempt)
+        is_ending = self.attempt is None and self.status is not ESTABLISHED
+        return Opening(self.attempt, "it is closing: reconnect() waits for that" if is_ending else "")
 
     def reconnect(self, delay: float = 0.0) -> None:
         """Connects again in ``delay`` seconds, with a fresh protocol object, fresh counters and the same callbacks; one
@@ -337,13 +337,16 @@ class AsyncTcpConnection(Connection):
 class Opening:
     """What connect() gives: to be awaited, or dropped."""
 
-    __slots__ = ("_attempt",)
+    __slots__ = ("_attempt", "_refusal")
 
-    def __init__(self, attempt: Attempt | None) -> None:
-        """None: it is open."""
+    def __init__(self, attempt: Attempt | None, refusal: str = "") -> None:
+        """None: it is open, or ``refusal`` says why it will not be."""
         self._attempt = attempt
+        self._refusal = refusal
 
     def __await__(self) -> Generator[Any, None, None]:
         """Raises ConnectError. Cancelling who awaits it does not cancel the connection."""
+        if self._refusal:
+            raise ConnectError(self._refusal)
         if self._attempt is not None:
             yield from asyncio.shield(self._attempt.opened).__await__()
