@@ -14,6 +14,7 @@ import pytest
 
 from tests.certs import Authority
 from tests.worker.outgoing.conftest import ClientScene, playing
+from tests.worker.scene import until
 from workermand import AsyncTcpConnection, Connection
 from workermand.protocols.raw import Raw
 from workermand.protocols.text import Text
@@ -71,23 +72,70 @@ def test_a_half_close_is_passed_on(scene: ClientScene) -> None:
     scene.until(lambda: not scene.worker.outgoing and not scene.worker.connections)
 
 
-def test_a_half_close_over_tls(scene: ClientScene, tmp_path: Path) -> None:
+class Tls:
+    """A server's side that knows halves: asyncio's own ends both directions at a close_notify."""
+
+    def __init__(self, context: ssl.SSLContext, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._reader, self._writer = reader, writer
+
+    async def read(self) -> bytes:
+        """b"" at the close_notify, without an end of TCP."""
+        while True:
+            try:
+                data = self._tls.read(65536)
+                self.flush()
+                return data
+            except ssl.SSLWantReadError:
+                self.flush()
+                self._incoming.write(await self._reader.read(65536))
+
+    def write(self, data: bytes) -> None:
+        self._tls.write(data)
+        self.flush()
+
+    def flush(self) -> None:
+        self._writer.write(self._outgoing.read())
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_half_close_over_tls(scene: ClientScene, tmp_path: Path, paused: bool) -> None:
+    """``paused``: there is input that waits, which OpenSSL must not come upon."""
     authority = Authority(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*authority.issue())
+    told = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"got " + await reader.readexactly(7))
+        tls = Tls(context, reader, writer)
+        request = await tls.read()
+        if paused:
+            tls.write(b"early ")
+            told.set()
+        while data := await tls.read():
+            request += data
+        tls.write(b"got " + request)
         await writer.drain()
+        writer.write_eof()
         await reader.read()
 
     async def play() -> None:
-        async with playing(serve, ssl=context) as port:
+        async with playing(serve) as port:
             reader, writer = await scene.dial(proxy(scene, port, "tls", tls={"ca": str(authority.file)}))
-            writer.write(b"request")
-            assert await reader.readexactly(11) == b"got request"
+            writer.write(b"re")
+            if paused:
+                await until(lambda: scene.worker.outgoing)
+                (remote,) = scene.worker.outgoing.values()
+                await until(lambda: remote.bytes_written and told.is_set())
+                remote.pause_recv()
+            writer.write(b"quest")
             writer.write_eof()
-            assert await reader.read() == b""
+            if paused:
+                stream = remote.wire.transport
+                await until(lambda: (remote.bytes_read or stream._incoming.pending) and remote.bytes_written == 7)
+                remote.resume_recv()
+            assert await reader.read() == (b"early got request" if paused else b"got request")
             writer.close()
 
     scene.run(play())
