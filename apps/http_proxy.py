@@ -72,9 +72,14 @@ def dial(client: Connection, where: bytes, first: bytes, answer: str = "") -> No
     client.pipe(upstream)
     upstream.pipe(client)
     upstream.on_connect = lambda _upstream: client.send(answer)
-    upstream.on_error = lambda _, code, __: code is SendError.CONNECT_FAIL and refuse(client, "502 Bad Gateway")
+    upstream.on_error = lambda _, code, __: answer_failure(client, code)
     upstream.connect()
     upstream.send(first)
+
+
+def answer_failure(client: Connection, code: SendError) -> None:
+    if code is SendError.CONNECT_FAIL:
+        refuse(client, "502 Bad Gateway")
 
 
 def refuse(client: Connection, status: str) -> None:
