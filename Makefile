@@ -64,7 +64,7 @@ system: $(VENV)/.tests
 soak: $(VENV)/.tests
 	$(BIN)/python -m pytest -m soak --soak --timeout 3600 $(ARGS)
 
-# Autobahn's suite, all of it: 10 minutes. make conformance ARGS="9.* 12.1.*"
+# Autobahn's suite, all of it, of the server and of the client: 20 minutes. make conformance ARGS="9.* 12.1.*"
 conformance: $(VENV)/.tests
 	@set -f; $(BIN)/python -m tests.conformance $(ARGS)
 

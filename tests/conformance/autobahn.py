@@ -1,7 +1,8 @@
-"""Autobahn's suite against a real websocket worker. It is a program for Python 2.7, and gets an environment of its own.
+"""Autobahn's suite against a real websocket worker, and against a worker that is the client.
 
-The interpreter is $PYTHON27, or python2.7 on the PATH, or pyenv's; requirements.txt has every package that it needs, by
-version. They come from PyPI once, into .venv/autobahn, which `make clean` takes away with the rest.
+It is a program for Python 2.7, and gets an environment of its own. The interpreter is $PYTHON27, or python2.7 on the
+PATH, or pyenv's; requirements.txt has every package that it needs, by version. They come from PyPI once, into
+.venv/autobahn, which `make clean` takes away with the rest.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from workermand.testing import running_server
 
@@ -37,9 +39,43 @@ EXPECTED = {
 }
 """All that is not OK, of all cases. Neither word means that anything is wrong: FAILED would."""
 
+CLIENT_QUICK = [*CORE, "9.1.*", "9.2.*", "12.1.1", "12.1.8", "13.1.1"]
+"""Of the client, whose messages are those of the server: of large and deflated ones a few are enough."""
+
 HANDLER = "def on_message(connection, message):\n    connection.send(message)\n"
+CLIENT = """
+import asyncio
+
+from workermand import AsyncTcpConnection, Timer
+
+
+def on_worker_start(worker):
+    Timer.add(0, run, (worker,), persistent=False)
+
+
+async def run(worker):
+    counted = []
+    while not counted:  # the server is about to start
+        await asyncio.sleep(0.05)
+        await visit(worker, "getCaseCount", lambda _client, count: counted.append(int(count)))
+    for number in range(1, counted[0] + 1):
+        await visit(worker, f"runCase?case={number}&agent=workermand", echo)
+    await visit(worker, "updateReports?agent=workermand&shutdownOnComplete=true", echo)
+
+
+def echo(client, message):
+    client.send(message)
+
+
+async def visit(worker, path, on_message):
+    ended = asyncio.Event()
+    client = AsyncTcpConnection(f"{worker.options['url']}/{path}", deflate=True)
+    client.on_message = on_message
+    client.on_close = lambda _client: ended.set()
+    client.connect()
+    await ended.wait()
+"""
 SETTINGS = {
-    "listen": "websocket://127.0.0.1:0",
     "websocket": {"deflate": True},
     # 9.2 has messages of 16 MiB, 9.3 and 9.4 have them of 4 MiB in fragments of 64 bytes.
     "limits": {"package": "16MiB", "websocket": {"fragments": 100_000}},
@@ -96,17 +132,34 @@ def run(command: Sequence[str], **environment: str) -> None:
 def results(cases: Sequence[str], reports: Path) -> dict[str, str]:
     """What Autobahn says of each case, by its number: "OK", or the worse of what it says of the messages and of the
     closing. ``reports``: a directory, where index.html shows each one byte by byte."""
+    handler = {"echo_all.py": HANDLER}
+    with running_server("echo_all", files=handler, listen="websocket://127.0.0.1:0", **SETTINGS) as server:
+        servers = [{"agent": AGENT, "url": f"ws://127.0.0.1:{server.port}"}]
+        run(_command("fuzzingclient", cases, reports, servers=servers))
+    return _index(reports)
+
+
+def client_results(cases: Sequence[str], reports: Path) -> dict[str, str]:
+    """As ``results``, of a worker that is the client: Autobahn's server waits for it, and ends when it has been through
+    all cases."""
+    options = {"url": "ws://127.0.0.1:0"}
+    with running_server(
+        "visit_all", files={"visit_all.py": CLIENT}, listen=None, options=options, **SETTINGS
+    ) as server:
+        url = server.spec.workers["main"].options["url"]
+        run(_command("fuzzingserver", cases, reports, url=url))
+    return _index(reports)
+
+
+def _command(mode: str, cases: Sequence[str], reports: Path, **more: Any) -> list[str]:
     reports.mkdir(parents=True, exist_ok=True)
-    with running_server("echo_all", files={"echo_all.py": HANDLER}, **SETTINGS) as server:
-        orders = {
-            "outdir": str(reports),
-            "servers": [{"agent": AGENT, "url": f"ws://127.0.0.1:{server.port}"}],
-            "cases": list(cases),
-            "exclude-cases": [],
-            "exclude-agent-cases": {},
-        }
-        (reports / "orders.json").write_text(json.dumps(orders))
-        run([str(WSTEST), "--mode", "fuzzingclient", "--spec", str(reports / "orders.json")])
+    orders = {"outdir": str(reports), "cases": list(cases), "exclude-cases": [], "exclude-agent-cases": {}, **more}
+    file = reports / "orders.json"
+    file.write_text(json.dumps(orders))
+    return [str(WSTEST), "--mode", mode, "--spec", str(file), "--webport", "0"]
+
+
+def _index(reports: Path) -> dict[str, str]:
     index = json.loads((reports / "index.json").read_text())[AGENT]
     return {number: _word(case["behavior"], case["behaviorClose"]) for number, case in index.items()}
 
