@@ -25,6 +25,7 @@ from pathlib import Path
 import psutil
 import websockets.sync.client
 
+from tests.bench import proxying
 from tests.bench.slow import CLIENTS as SLOW
 from tests.bench.slow import latency
 from tests.certs import Authority
@@ -295,6 +296,12 @@ def one_file(size: int, args: argparse.Namespace) -> str:
     return f"{size // 1024:,} KiB {ours:.0f} us ({ours / size * 1000:.2f} s/GB), nginx {theirs:.0f} us"
 
 
+def proxy(args: argparse.Namespace) -> Row:
+    moved = proxying.measure(args.rounds, args.seconds)
+    measured = ", ".join(f"{name} {each / 1e9:.2f} GB" for name, each in moved.items())
+    return f"moved by a second of a proxy's CPU, {proxying.CONNECTIONS} connections", measured, ""
+
+
 def floor(args: argparse.Namespace) -> Row:
     with foreign([sys.executable, HERE / "bare.py"]) as (pid, port):
         words = [["text", 64, depth] for depth in (1, 16)]
@@ -422,6 +429,7 @@ MEASURES = {
         rivals,
         files,
         tls,
+        proxy,
         floor,
         short,
         idle,
