@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import logging
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import uvloop
 
 from workermand.errors import CloseReason, LoadError
 from workermand.spec import Limits, WorkerSpec
+from workermand.testing import running_server
 from workermand.worker.worker import Worker
 
 SPEC = WorkerSpec(name="echo", handler="apps.echo", count=4, options={"colour": "blue"}, limits=Limits(package=100))
@@ -136,3 +138,34 @@ def test_the_running_loop_is_the_default() -> None:
         return Worker(SPEC).loop is asyncio.get_running_loop()
 
     assert uvloop.run(main())
+
+
+NEIGHBOURLY = {
+    "app.py": """
+from workermand import Worker
+
+def on_message(connection, data):
+    worker = Worker.current()
+    assert worker is connection.worker
+    connection.send(repr([tuple(sibling) for sibling in worker.siblings]))
+"""
+}
+NEIGHBOURS = """
+[worker.a]
+handler = "app"
+listen = "text://127.0.0.1:0"
+[worker.b]
+handler = "app"
+listen = ["unix://b.sock", "udp://127.0.0.1:0"]
+options = {colour = "blue"}
+"""
+
+
+def test_a_process_knows_itself_and_the_workers_beside_it() -> None:
+    with running_server(NEIGHBOURS, files=NEIGHBOURLY) as server, server.connect("a") as client:
+        (a,), (b, _udp) = server.addresses["a"], server.addresses["b"]
+        client.sendall(b"?\n")
+        with client.makefile() as lines:
+            found = ast.literal_eval(lines.readline())
+    assert found[0] == ("a", "app", (f"text://127.0.0.1:{a[1]}",), {})
+    assert found[1][:2] == ("b", "app") and found[1][2][0] == f"unix://{b}" and found[1][3] == {"colour": "blue"}

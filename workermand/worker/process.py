@@ -30,7 +30,7 @@ from workermand.worker.outgoing import clients
 from workermand.worker.outgoing.clients import Clients
 from workermand.worker.runtime import Runtime, Sockets
 from workermand.worker.timer import Timers
-from workermand.worker.worker import Worker
+from workermand.worker.worker import Sibling, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -140,12 +140,26 @@ def _make(server: ServerSpec, spec: WorkerSpec, slot: int) -> tuple[Worker, Time
     """The loop is there, though not running yet, while the handler is imported: modules may ask for it."""
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
-    worker = Worker(spec, slot, state_dir=os.path.join(server.state_dir, spec.name), loop=loop)
+    state_dir = os.path.join(server.state_dir, spec.name)
+    worker = Worker(spec, slot, state_dir=state_dir, loop=loop, siblings=_siblings(server))
     guard.install(loop, worker.failed)
     timers = Timers(loop, worker.failed)
     timer.install(timers)
     clients.install(Clients(worker, server.protocols, server.run_dir))
     return worker, timers
+
+
+def _siblings(server: ServerSpec) -> tuple[Sibling, ...]:
+    """A unix socket by its path: what the file says may be relative to run_dir."""
+    return tuple(
+        Sibling(
+            spec.name,
+            spec.handler,
+            tuple(f"unix://{listen.path}" if listen.path else listen.uri for listen in spec.listen),
+            spec.options,
+        )
+        for spec in server.workers.values()
+    )
 
 
 def _keyring(spec: WorkerSpec, files: tls.Files | None) -> tls.Keyring | None:

@@ -22,6 +22,7 @@ from workermand.protocols.websocket import Prepared, WebSocket
 from workermand.spec import WorkerSpec
 from workermand.worker import guard, handlers
 from workermand.worker.handlers import Handlers
+from workermand.worker.outgoing import clients
 from workermand.worker.sessions import Sessions
 from workermand.worker.waiting import Waiting
 
@@ -42,6 +43,17 @@ class Runtime(typing.Protocol):
     def unlisten(self, uri: str) -> asyncio.Future[None]: ...
 
     def ask_server(self, verb: typing.Literal["stop", "reload", "status"]) -> asyncio.Future[dict[str, Any]]: ...
+
+
+class Sibling(typing.NamedTuple):
+    """A worker of this daemon as the file describes it."""
+
+    name: str
+    handler: str
+    """"apps.chat", "apps.chat:Chat"."""
+    listen: tuple[str, ...]
+    """URIs; paths of unix sockets are absolute."""
+    options: typing.Mapping[str, Any]
 
 
 class Stats:
@@ -88,6 +100,7 @@ class Worker:
         handlers: Handlers | None = None,
         state_dir: str = "",
         loop: asyncio.AbstractEventLoop | None = None,
+        siblings: tuple[Sibling, ...] = (),
     ) -> None:
         """Made by process.py; ``loop`` is the running one by default."""
         self.name = spec.name
@@ -96,6 +109,8 @@ class Worker:
         self.pid = os.getpid()
         self.state_dir = state_dir
         """A directory of this worker's own that outlives its processes; mode 0700."""
+        self.siblings = siblings
+        """All workers of this daemon, this one too, as of when this process started: where the others listen."""
         self.connections: dict[int, Connection] = {}
         """The clients of this process, by the number each got when it was accepted."""
         self.outgoing: dict[int, Any] = {}
@@ -155,6 +170,12 @@ class Worker:
         raise AttributeError(f"{self!r} has no attribute {name!r}")
 
     # ------------------------------------------------------------------ for handlers
+
+    @staticmethod
+    def current() -> Worker:
+        """The worker of this process, for code that was handed none: libraries, timers. Raises RuntimeError in a
+        program that is no worker process."""
+        return clients.installed("Worker.current()").worker
 
     def broadcast(self, message: Any, exclude: Iterable[Connection] = ()) -> int:
         """Sends ``message`` to every client of this process but those of ``exclude``; to WebSockets it is encoded once.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+import uvloop
 
 from tests.conftest import PATIENCE
-from tests.worker.outgoing.conftest import ClientScene, playing, silence
+from tests.worker.outgoing.conftest import ClientScene, echo, playing, silence
+from workermand import AsyncTcpConnection
 from workermand.testing import running_server
 from workermand.worker.outgoing import clients
 
@@ -110,5 +114,27 @@ def test_a_websocket_is_told(scene: ClientScene) -> None:
 
 def test_outside_of_a_worker() -> None:
     clients.install(None)
-    with pytest.raises(RuntimeError, match="only a worker process has connections"):
-        clients.installed("AsyncTcpConnection")
+    with pytest.raises(RuntimeError, match="this is no worker process"):
+        clients.installed("Worker.current()")
+    with pytest.raises(RuntimeError, match="needs a running event loop"):
+        clients.of_this_loop("AsyncTcpConnection")
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_program_that_is_no_worker_has_connections_too(run: Callable[..., Any]) -> None:
+    clients.install(None)
+
+    async def play() -> None:
+        heard: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        async with playing(echo) as port:
+            client = AsyncTcpConnection(f"text://127.0.0.1:{port}")
+            client.on_message = lambda _client, line: heard.set_result(line)
+            await client.connect()
+            client.send("hello")
+            assert await heard == "hello"
+            assert clients.of_this_loop("") is clients.of_this_loop("")
+            client.destroy()
+
+    run(play())
+    run(play())
+    assert len(clients._loose) == 1

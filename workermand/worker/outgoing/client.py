@@ -41,8 +41,8 @@ HeaderPairs = Mapping[str, str] | Iterable[tuple[str, str]]
 
 
 class AsyncTcpConnection(Connection):
-    """A connection to ``uri`` (Workerman's AsyncTcpConnection). Process: the child, from on_worker_start on; thread:
-    the one that runs the loop.
+    """A connection to ``uri`` (Workerman's AsyncTcpConnection). Process: the child, from on_worker_start on, or any
+    program with a running loop; thread: the one that runs it.
 
     Nothing happens before connect(). Callbacks are assigned, and survive a reconnect: on_connect (TCP, proxy and TLS
     are done), on_message, on_close, on_error (SendError.CONNECT_FAIL: what failed, and after how long; on_close
@@ -80,11 +80,11 @@ class AsyncTcpConnection(Connection):
         on_connect; ``deflate`` offers permessage-deflate; every ``ping_interval`` seconds a ping is sent, and an answer
         expected before the next; 0: never.
 
-        Raises ConfigError for what cannot be meant, LoadError when there is no such protocol, RuntimeError outside a
-        worker process.
+        Raises ConfigError for what cannot be meant, LoadError when there is no such protocol, RuntimeError where no
+        loop runs.
         """
         put = functools.partial(object.__setattr__, self)
-        shared = clients.installed("AsyncTcpConnection")
+        shared = clients.of_this_loop("AsyncTcpConnection")
         put("worker", shared.worker)
         put("id", shared.worker.next_connection_id())
         put("context", None)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from workermand.errors import CloseReason
+from workermand.spec import WorkerSpec
 from workermand.worker.outgoing.names import Names
 
 if TYPE_CHECKING:
@@ -62,5 +63,26 @@ def install(clients: Clients | None) -> None:
 def installed(who: str) -> Clients:
     """Raises RuntimeError outside a worker process."""
     if _installed is None:
-        raise RuntimeError(f"{who}: only a worker process has connections; make it in the handler")
+        raise RuntimeError(f"{who}: this is no worker process; call it in a handler")
     return _installed
+
+
+_loose: dict[asyncio.AbstractEventLoop, Clients] = {}
+
+
+def of_this_loop(who: str) -> Clients:
+    """Those of the worker process; in any other program, those of the loop that runs. Raises RuntimeError when none
+    does."""
+    if _installed is not None:
+        return _installed
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(f"{who}: a connection needs a running event loop; make it in a coroutine") from None
+    if (found := _loose.get(loop)) is None:
+        from workermand.worker.worker import Worker  # noqa: PLC0415 -- which imports us
+
+        for former in [former for former in _loose if former.is_closed()]:
+            del _loose[former]
+        found = _loose[loop] = Clients(Worker(WorkerSpec(name="program", handler=""), loop=loop), {})
+    return found

@@ -60,9 +60,9 @@ class AsyncUdpConnection:
     ) -> None:
         """``uri``: "udp://host:port". ``bind``: our own address, or (address, port). ``timeout``: seconds for the name;
         0: for ever. ``protocol``: a name, "module:Class" or a class. Raises ConfigError, LoadError, and RuntimeError
-        outside a worker process."""
+        where no loop runs."""
         self._callbacks = NO_CALLBACKS
-        self._clients = clients.installed("AsyncUdpConnection")
+        self._clients = clients.of_this_loop("AsyncUdpConnection")
         self.worker = self._clients.worker
         self.id = self._number = self.worker.next_connection_id()
         self.context: Any = None
