@@ -44,6 +44,31 @@ def proxy(scene: ClientScene, port: int, scheme: str = "tcp", **settings: Any) -
     return scene.listen(Raw)
 
 
+def test_last_words_reach_a_client_that_is_still_sending(scene: ClientScene) -> None:
+    """end() in the upstream's on_error: its on_close, which follows, does not cut them short."""
+    remotes: list[AsyncTcpConnection] = []
+
+    def on_connect(client: Connection) -> None:
+        remote = AsyncTcpConnection("tcp://127.0.0.1:1")
+        client.pipe(remote)
+        remote.pipe(client)
+        remote.on_error = lambda *_: client.end("no upstream\n")
+        remotes.append(remote)
+
+    async def play() -> None:
+        scene.on(on_connect=on_connect)
+        reader, writer = await scene.dial(scene.listen(Raw))
+        writer.write(b"x" * 16 * MIB)
+        await until(lambda: remotes and remotes[0].get_send_buffer_size() >= remotes[0].max_send_buffer_size)
+        remotes[0].connect()
+        assert await reader.read() == b"no upstream\n"
+        writer.write_eof()  # all of it is taken: no reset
+        writer.close()
+        await writer.wait_closed()
+
+    scene.run(play())
+
+
 async def answer_behind_the_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """All of the request first."""
     request = await reader.read()

@@ -23,7 +23,10 @@ def pipe(source: Connection, to: Connection, raw: bool) -> None:
 
     def on_close(source: Connection) -> None:
         source.piped_to = None
-        to.close()
+        if (
+            to.wire.linger is None
+        ):  # else end() has been called, in an on_error say, and its last words are on their way
+            to.close()
 
     source.piped_to = to
     source.on_message = lambda _source, data: to.send(data, raw)

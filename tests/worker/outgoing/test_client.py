@@ -405,9 +405,9 @@ def test_what_cannot_be_meant(scene: ClientScene, uri: str, settings: dict[str, 
         scene.client(uri, **settings)
 
 
-def test_only_a_worker_has_connections(scene: ClientScene) -> None:
+def test_only_a_loop_has_connections(scene: ClientScene) -> None:
     clients.install(None)
-    with pytest.raises(RuntimeError, match="only a worker process"):
+    with pytest.raises(RuntimeError, match="needs a running event loop"):
         AsyncTcpConnection("tcp://127.0.0.1:1")
     with pytest.raises(AttributeError, match="on_mesage"):
         scene.reinstall().client("tcp://127.0.0.1:1").on_mesage = print

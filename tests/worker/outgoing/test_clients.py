@@ -138,3 +138,21 @@ def test_a_program_that_is_no_worker_has_connections_too(run: Callable[..., Any]
     run(play())
     run(play())
     assert len(clients._loose) == 1
+
+
+NAGLE = """
+import socket
+from workermand import AsyncTcpConnection
+
+async def on_message(connection, data):
+    upstream = AsyncTcpConnection(data)
+    await upstream.connect()
+    connection.send(str(upstream.get_socket().getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)))
+"""
+
+
+@pytest.mark.parametrize("nodelay", [True, False])
+def test_tcp_nodelay_holds_for_them_too(nodelay: bool, upstream: socket.socket) -> None:
+    with running_server("app", files={"app.py": NAGLE}, tcp_nodelay=nodelay) as server, server.connect() as client:
+        client.sendall(b"tcp://127.0.0.1:%d\n" % upstream.getsockname()[1])
+        assert client.recv(10) == b"%d\n" % nodelay

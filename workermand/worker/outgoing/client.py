@@ -325,6 +325,7 @@ class AsyncTcpConnection(Connection):
             attempt.give_up()
             attempt.fail(self.complaint(wire.close_reason or "closed"))
         self._last_reason = wire.close_reason
+        self.clients.one_has_ended()
         if self.wire is not wire or self.clients.is_over:  # on_close has called reconnect()
             return
         if self._again is not None:

@@ -7,6 +7,7 @@ send. The connections themselves are in worker.outgoing, which is what keeps the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 LAST_WORDS = 0.2
 """Seconds in which what is unsent goes out, and on_close is called, when the process ends."""
-LOOK = 0.01
-"""Seconds between looks whether all are gone."""
 
 
 class Clients:
@@ -34,6 +33,7 @@ class Clients:
         self.names = Names(worker.loop)
         self.is_over = False
         """The process ends: nothing is connected any more."""
+        self._all_gone = asyncio.Event()
 
     async def close(self, seconds: float = LAST_WORDS) -> None:
         """Ends them all, in order, within ``seconds``."""
@@ -42,13 +42,18 @@ class Clients:
         outgoing = self.worker.outgoing
         for connection in list(outgoing.values()):
             connection.leave(CloseReason.DRAINED)
-        loop = self.worker.loop
-        deadline = loop.time() + seconds
-        while outgoing and loop.time() < deadline:  # noqa: ASYNC110 -- connections end, in callbacks of the loop
-            await asyncio.sleep(LOOK)
+        self.one_has_ended()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._all_gone.wait()
         for connection in list(outgoing.values()):
             connection.abort(CloseReason.DRAIN_DEADLINE)
         await asyncio.sleep(0)
+
+    def one_has_ended(self) -> None:
+        """Called for each AsyncTcpConnection, behind its on_close."""
+        if self.is_over and not self.worker.outgoing:
+            self._all_gone.set()
 
 
 _installed: Clients | None = None

@@ -10,6 +10,7 @@ connected, client.py makes a new one for each reconnect.
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING
 
 from workermand.errors import CloseReason, SendError
@@ -57,6 +58,8 @@ class ClientWire(Wire):
         self.transport = transport
         self.write = transport.write
         transport.set_write_buffer_limits(high=0)
+        if not self.worker.tcp_nodelay and (sock := transport.get_extra_info("socket")).family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)  # uvloop has set it
         self.status = ESTABLISHED
         intake.route(self)
         if self.paused:  # uvloop begins to read when connection_made returns
