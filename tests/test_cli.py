@@ -186,6 +186,18 @@ def test_check_says_ok_and_opens_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists() and not (tmp_path / "state").exists()
 
 
+def test_check_prints_what_handlers_say_of_their_options(tmp_path: Path) -> None:
+    file = tmp_path / "workers.toml"
+    (tmp_path / "app.py").write_text("def on_worker_check(worker): return ['one', 'two']")
+    file.write_text("[worker.a]\nhandler = 'app'\n")
+    done = check(file)
+    assert (done.returncode, done.stderr) == (0, f"{file}: worker.a: one\n{file}: worker.a: two\n")
+    for service in ("webserver", "asgi"):
+        file.write_text(f"[worker.a]\nhandler = 'workermand.services.{service}'\noptions = {{apq = 1}}\n")
+        done = check(file)
+        assert done.returncode == ExitCode.FAILED and "worker a: options.apq: unknown key" in done.stderr
+
+
 def test_check_without_an_output(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "workermand", "check", "-c", str(write(tmp_path, "good"))]
     done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], cwd=ROOT, timeout=60, check=False)

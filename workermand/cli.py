@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import select
 import signal
@@ -137,9 +138,10 @@ def _check(args: argparse.Namespace) -> int:
             if warning := certificates.warning(until, name):
                 failed = failed or until < time.time()
                 print(f"{file}: worker.{worker.name}.tls: {warning}", file=sys.stderr)
-        if error := _probe(spec, worker, files):
-            failed = True
-            print(f"{file}: worker.{worker.name}: {error.rstrip()}", file=sys.stderr)
+        error, remarks = _probe(spec, worker, files)
+        failed = failed or bool(error)
+        for words in filter(None, (*remarks, error.rstrip())):
+            print(f"{file}: worker.{worker.name}: {words}", file=sys.stderr)
     if failed:
         return ExitCode.FAILED
     processes = sum(worker.count for worker in spec.workers.values())
@@ -147,8 +149,9 @@ def _check(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _probe(spec: ServerSpec, worker: WorkerSpec, files: certificates.Files | None) -> str:
-    """Imports the handler in a child of its own, as the worker's user: what is wrong with it, or ""."""
+def _probe(spec: ServerSpec, worker: WorkerSpec, files: certificates.Files | None) -> tuple[str, list[str]]:
+    """Imports the handler in a child of its own, as the worker's user, and asks it: what is wrong with it, or "", and
+    its remarks."""
     from workermand.worker import process  # late: uvloop and all  # noqa: PLC0415
 
     # A file and no pipe: it does not fill, and what the handler leaves running cannot keep it open.
@@ -158,17 +161,19 @@ def _probe(spec: ServerSpec, worker: WorkerSpec, files: certificates.Files | Non
             _leave_after(lambda: process.probe(spec, worker, files), verdict)
         ended = _end_of(pid, worker.timeouts.start)
         verdict.seek(0)
-        probed, _, error = verdict.read().decode(errors="replace").partition("\n")
-    return error if probed else f'handler "{worker.handler}": its import {ended}'
+        probed = verdict.read()
+    if not probed:
+        return f'handler "{worker.handler}": its import {ended}', []
+    error, remarks = json.loads(probed)
+    return error, remarks
 
 
-def _leave_after(probe: Callable[[], str | None], verdict: io.FileIO) -> NoReturn:
+def _leave_after(probe: Callable[[], tuple[str, Sequence[str]]], verdict: io.FileIO) -> NoReturn:
     """In the child. What a module prints when it is imported is no verdict of ours: it goes to stderr."""
     code = ExitCode.FAILED
     try:
         os.dup2(2, 1)
-        error = probe() or ""
-        verdict.write(f"probed\n{error}".encode(errors="replace"))
+        verdict.write(json.dumps(probe()).encode())
         print(end="", flush=True)
         code = ExitCode.OK
     finally:

@@ -63,8 +63,8 @@ def become(request: Request, fds: list[int], master_pid: int) -> None:
     os.close(stdout)
     link = Link(socket.socket(fileno=link_fd))
     if request.probe:
-        text = process.probe(request.server, request.worker)
-        os.write(1, (text or "fine").encode())
+        error, remarks = process.probe(request.server, request.worker)
+        os.write(1, (error or f"fine{' '.join(remarks)}").encode())
         os._exit(0)
     listeners: list[tuple[ListenSpec, list[socket.socket]]] = [
         (listen, [socket.socket(fileno=fd)]) for listen, fd in zip(request.worker.listen, listening, strict=True)

@@ -309,6 +309,12 @@ def on_message(connection, data):
         ("from workermand import Timer\nclass C:\n    def __init__(self): Timer.add(1, print)\nC()\n", "fine"),
         ("def on_mesage(c, d): ...", 'unknown callback on_mesage; did you mean "on_message"?'),
         ("import sys; sys.exit(5)", "SystemExit: 5"),
+        ("def on_worker_check(worker): return f': {worker.name} is strange'", "fine: echo is strange"),
+        ("def on_worker_check(worker): return [':', worker.name]", "fine: echo"),
+        ("def on_worker_check(worker): pass", "fine"),
+        ("import workermand\ndef on_worker_check(worker): raise workermand.LoadError('no room')", "no room"),
+        ("def on_worker_check(worker): 1 / 0", "ZeroDivisionError"),
+        ("async def on_worker_check(worker): pass", "on_worker_check cannot be async"),
     ],
 )
 def test_probe(spawn: Spawn, code: str, answer: str) -> None:

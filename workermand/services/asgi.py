@@ -154,6 +154,11 @@ _bridge: Bridge
 """A process has one."""
 
 
+def on_worker_check(worker: Worker) -> None:
+    """Raises LoadError for options that cannot be."""
+    options.read(worker, Settings)
+
+
 async def on_worker_start(worker: Worker) -> None:
     global _bridge
     settings = options.read(worker, Settings)

@@ -53,6 +53,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """app.js.gz, .zst or .br in place of app.js, for clients that take it."""
 
 
+def on_worker_check(worker: Worker) -> None:
+    """Likewise, for `workermand check`."""
+    Website(worker, options.read(worker, Settings))
+
+
 async def on_worker_start(worker: Worker) -> None:
     """Raises LoadError for options that cannot be."""
     worker.website = website = Website(worker, options.read(worker, Settings))

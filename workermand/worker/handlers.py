@@ -21,6 +21,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "on_worker_start": ("worker",),
     "on_worker_stop": ("worker",),
     "on_worker_reload": ("worker",),
+    "on_worker_check": ("worker",),
     "on_connect": ("connection",),
     "on_message": ("connection", "data"),
     "on_close": ("connection",),
@@ -50,6 +51,7 @@ class Handlers:
     on_worker_start: Callback | None
     on_worker_stop: Callback | None
     on_worker_reload: Callback | None
+    on_worker_check: Callback | None
     on_connect: Callback | None
     on_message: Callback | None
     on_close: Callback | None
@@ -122,6 +124,8 @@ def check(name: str, callback: Callback | None) -> None:
         raise LoadError(f"{name} must be a function, not {type(callback).__name__}")
     if inspect.isgeneratorfunction(callback) or inspect.isasyncgenfunction(callback):
         raise LoadError(f"{name} contains yield: calling it would run none of it")
+    if name == "on_worker_check" and is_async(callback):
+        raise LoadError("on_worker_check cannot be async: it is called where no loop runs")
     if not _takes(callback, CALLBACKS[name]):
         wanted = ", ".join(PARAMETERS[name])
         raise LoadError(

@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import setproctitle
 import uvloop
@@ -61,20 +61,30 @@ def run(
         _end(code)
 
 
-def probe(server: ServerSpec, worker: WorkerSpec, files: tls.Files | None = None) -> str | None:
-    """Whether this worker's user can import its handler and protocols, and OpenSSL takes what `tls` names (``files``):
-    None, or what is wrong. Changes the process for good: for a throw-away child."""
+class Probed(NamedTuple):
+    """What probe() has found."""
+
+    error: str = ""
+    """What is wrong; "": nothing."""
+    remarks: tuple[str, ...] = ()
+    """Of the handler's on_worker_check."""
+
+
+def probe(server: ServerSpec, worker: WorkerSpec, files: tls.Files | None = None) -> Probed:
+    """Whether this worker's user can import its handler and protocols, and OpenSSL takes what `tls` names (``files``);
+    then the handler is asked. Changes the process for good: for a throw-away child."""
     try:
         _take_on(worker)
         _keyring(worker, files)
     except (PermissionError, LoadError) as error:
-        return str(error)
+        return Probed(str(error))
     made, _timers = _make(server, worker, 0)
     try:
         _load(server, worker, made)
+        said = made.handlers.on_worker_check(made) if made.handlers.on_worker_check else None
+        return Probed(remarks=(said,) if isinstance(said, str) else tuple(map(str, said or ())))
     except USERS as error:
-        return guard.last_words(error)
-    return None
+        return Probed(guard.last_words(error))
 
 
 def set_title(title: str) -> None:
