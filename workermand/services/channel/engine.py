@@ -2,7 +2,7 @@
 
 The facade, client.Channel, is what users call: it knows data, callbacks, groups and requests. An engine knows names and
 envelopes, which are opaque bytes: embedded.py speaks to our own server, redis.py and nats.py to theirs. An engine
-states what it keeps in ``promises``; what it cannot do raises ChannelError, which names it.
+states what it keeps in ``promises``; what it cannot do fails with links.errors.Unsupported, which names it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,13 @@ from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 import msgspec
+
+from workermand.services.links.errors import ServiceError
+
+
+class ChannelError(ServiceError):
+    """What was asked of a channel was refused: by the server, by the callback that answers a request, or for what was
+    given. Beside it there are links.errors: Unreachable, TimedOut, Dropped, Unsupported."""
 
 
 class Promise(enum.StrEnum):
@@ -66,7 +73,8 @@ class Receiver(Protocol):
 
 class Engine(Protocol):
     """One connection to the servers. All but start and close take effect in the order in which they are called, also
-    when nobody awaits what they give: a links.later.Later, which raises ChannelError."""
+    when nobody awaits what they give: a links.later.Later, which raises ChannelError (refused), Unreachable (it may not
+    have arrived), TimedOut, Dropped (no room for it), or Unsupported."""
 
     promises: frozenset[Promise]
 
