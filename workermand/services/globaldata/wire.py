@@ -1,0 +1,223 @@
+"""What GlobalData's clients and its server say to each other: the requests of links/wire.py, numbered from 16. Pure.
+
+Each request is a struct whose fields are those of its message, and knows the verb of the table that answers it. A
+value is opaque bytes: MessagePack that the client has made and that it alone reads.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from workermand.services.globaldata.engine import GlobalDataError
+from workermand.services.globaldata.table import Table
+
+SERVICE: Final = "globaldata"
+PORT: Final = 2207
+
+GET, GET_MANY, SET, SET_MANY, ADD, CAS, CAS_VERSION, INCREMENT = range(16, 24)
+DELETE, EXISTS, KEYS, EXPIRE, TTL, WATCH, UNWATCH = range(24, 31)
+CHANGED: Final = 31
+"""[CHANGED, 0, key, value or nil, version]: from the server, of a key that is watched."""
+
+Ttl = float | None
+
+
+class Request(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """``[op, number, ...]``."""
+
+    number: int
+
+    def run(self, table: Table, now: float) -> Any:
+        """The result that the answer has. Raises GlobalDataError."""
+        raise NotImplementedError
+
+
+class Get(Request, tag=GET):
+    """Its answer: [value, version], or nil."""
+
+    key: str
+
+    def run(self, table: Table, now: float) -> Any:
+        return table.get(self.key, now)
+
+
+class GetMany(Request, tag=GET_MANY):
+    """Its answer: for each key what GET has; for the first ones only, when it would be too long."""
+
+    keys: list[str]
+
+    def run(self, table: Table, now: float) -> Any:
+        return table.get_many(self.keys, now)
+
+
+class Set(Request, tag=SET):
+    """Its answer: the version."""
+
+    key: str
+    value: bytes
+    ttl: Ttl = None
+
+    def run(self, table: Table, now: float) -> Any:
+        return table.set(self.key, self.value, self.ttl, now)
+
+
+class SetMany(Request, tag=SET_MANY):
+    """Its answer: nil."""
+
+    pairs: list[tuple[str, bytes]]
+    ttl: Ttl = None
+
+    def run(self, table: Table, now: float) -> Any:
+        return table.set_many(self.pairs, self.ttl, now)
+
+
+class Add(Request, tag=ADD):
+    """Its answer: the version, or 0."""
+
+    key: str
+    value: bytes
+    ttl: Ttl = None
+
+    def run(self, table: Table, now: float) -> Any:
+        return table.add(self.key, self.value, self.ttl, now)
+
+
+class Cas(Request, tag=CAS):
+    """Its answer: the version, or 0."""
+
+    key: str
+    old: bytes
+    new: bytes
+
+    def run(self, table: Table, now: float) -> Any:
+        return table.cas(self.key, self.old, self.new, now)
+
+
+class CasVersion(Request, tag=CAS_VERSION):
+    """Its answer: the version, or 0."""
+
+    key: str
+    version: int
+    value: bytes
+
+    def run(self, table: Table, now: float) -> Any:
+        return table.cas_version(self.key, self.version, self.value, now)
+
+
+class Increment(Request, tag=INCREMENT):
+    """Its answer: the new value, or nil."""
+
+    key: str
+    step: int | float
+
+    def run(self, table: Table, now: float) -> Any:
+        return table.increment(self.key, self.step, now)
+
+
+class Delete(Request, tag=DELETE):
+    """Its answer: a bool."""
+
+    key: str
+    old: bytes | None = None
+
+    def run(self, table: Table, now: float) -> Any:
+        return table.delete(self.key, self.old, now)
+
+
+class Exists(Request, tag=EXISTS):
+    """Its answer: a bool."""
+
+    key: str
+
+    def run(self, table: Table, now: float) -> Any:
+        return table.exists(self.key, now)
+
+
+class Keys(Request, tag=KEYS):
+    """Its answer: the first ones behind ``after``, sorted; none: there are no more."""
+
+    prefix: str
+    after: str = ""
+
+    def run(self, table: Table, now: float) -> Any:
+        return table.keys(self.prefix, self.after, now)
+
+
+class Expire(Request, tag=EXPIRE):
+    """Its answer: a bool."""
+
+    key: str
+    ttl: Ttl = None
+    old: bytes | None = None
+
+    def run(self, table: Table, now: float) -> Any:
+        return table.expire(self.key, self.ttl, self.old, now)
+
+
+class TimeToLive(Request, tag=TTL):
+    """Its answer: seconds, infinity, or nil."""
+
+    key: str
+
+    def run(self, table: Table, now: float) -> Any:
+        return table.ttl(self.key, now)
+
+
+class Watch(Request, tag=WATCH):
+    """Its answer: what GET has; from then on CHANGED."""
+
+    key: str
+
+    def run(self, table: Table, now: float) -> Any:
+        return table.get(self.key, now)
+
+
+class Unwatch(Request, tag=UNWATCH):
+    """Its answer: nil."""
+
+    key: str
+
+    def run(self, table: Table, now: float) -> Any:
+        return None
+
+
+_Any = (
+    Get | GetMany | Set | SetMany | Add | Cas | CasVersion | Increment | Delete | Exists | Keys | Expire | TimeToLive
+    | Watch | Unwatch
+)  # fmt: skip
+
+
+def read(message: list[Any]) -> Request:
+    """The request that a message is. Raises GlobalDataError."""
+    try:
+        request: Request = msgspec.convert(message, _Any, builtin_types=(bytes,))  # no base64
+    except msgspec.ValidationError as error:
+        raise GlobalDataError(f"no request of GlobalData: {error}") from None
+    return request
+
+
+# ---------------------------------------------------------------------------------------------------- values
+
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
+_decode = msgspec.msgpack.Decoder().decode
+
+
+def pack_value(value: Any) -> bytes:
+    """Equal values of equal types are equal bytes: the keys of dicts are sorted, sets too. Raises TypeError for what
+    MessagePack has no form for."""
+    try:
+        return _encode(value)
+    except OverflowError:
+        raise TypeError("a number of more than 64 bits") from None
+    except RecursionError:
+        raise TypeError("too deep, or within itself") from None
+
+
+def unpack_value(packed: bytes) -> Any:
+    """Raises GlobalDataError: somebody else than us has written it."""
+    try:
+        return _decode(packed)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise GlobalDataError(f"what it holds is no MessagePack: {error}") from None
