@@ -31,6 +31,12 @@ class Echo:
             raise WorkermandError("no is no message")
         self.connection.send(serialize(message))
 
+    def full(self):
+        print("it is full", flush=True)
+
+    def drained(self):
+        print("it is drained", flush=True)
+
     def gone(self):
         print("one guest has gone", flush=True)
 

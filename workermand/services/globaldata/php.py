@@ -169,6 +169,13 @@ class PhpClient:
             raise GlobalDataError(f"bad request: {error}") from None
         self._keeper.say(self._connection, _frame(serialize(self._keeper.execute(request))))
 
+    def full(self) -> None:
+        """It does not read its answers: it may ask no more."""
+        self._connection.pause_recv()
+
+    def drained(self) -> None:
+        self._connection.resume_recv()
+
     def gone(self) -> None:
         """It holds nothing."""
 

@@ -44,6 +44,12 @@ class Guest(Protocol):
     def hear(self, message: Any) -> None:
         """What it has sent, unserialized. Raises WorkermandError for what is refused."""
 
+    def full(self) -> None:
+        """It does not take what it is sent."""
+
+    def drained(self) -> None:
+        """It does again."""
+
     def gone(self) -> None:
         """The connection has ended: called once."""
 
@@ -119,6 +125,14 @@ class PhpDoor:
             guest.hear(unserialize(body, size=connection.max_package_size or SIZE))
         except WorkermandError as error:
             self.complain(connection, str(error))
+
+    def on_buffer_full(self, connection: Connection) -> None:
+        if (guest := self._guests.get(connection)) is not None:
+            guest.full()
+
+    def on_buffer_drain(self, connection: Connection) -> None:
+        if (guest := self._guests.get(connection)) is not None:
+            guest.drained()
 
     def on_close(self, connection: Connection) -> None:
         guest = self._guests.pop(connection, None)
