@@ -191,6 +191,8 @@ def test_what_php_cannot_have_is_an_error_and_no_wrong_value() -> None:
         ({"cmd": "set", "key": "x" * 1025, "value": 1}, "a key of 1025 bytes"),
         ({"cmd": "set", "key": "k", "value": "x" * 2000}, "over the limit of 1000"),
         ({"cmd": "increment", "key": "n", "step": "two"}, 'the step "two" is no number'),
+        ({"cmd": "get", "key": "$lock.x"}, r"\$lock.x: keys that begin with"),
+        ({"cmd": "delete", "key": "$lock.x"}, "not for PHP clients"),
         ([1], "bad request"),
         ("get", "bad request"),
         (None, "bad request"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import math
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.services.php import program
 from workermand.services.links.serialize import DEPTH, SIZE, SerializeError, serialize, unserialize
 
 ECHO = Path(__file__).parents[1] / "php" / "echo.php"
@@ -267,32 +267,32 @@ class Php:
 
 @pytest.fixture(scope="module")
 def php() -> Iterator[Php]:
-    path = shutil.which("php")
-    if path is None and not os.environ.get("CI"):
-        pytest.skip("no php: apt install php-cli")
-    assert path, "no php: apt install php-cli"
-    process = Php(path)
+    process = Php(program.php())
     yield process
     process.close()
 
 
+@pytest.mark.real
 @pytest.mark.parametrize(("value", "serialized"), [*EXAMPLES, (math.nan, b"d:NAN;")])
 def test_php_writes_the_same_bytes(php: Php, value: Any, serialized: bytes) -> None:
     assert php(serialized) == serialized
 
 
+@pytest.mark.real
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(values)
 def test_php_reads_any_value_and_writes_the_same_bytes(php: Php, value: Any) -> None:
     assert php(serialize(value)) == serialize(value)
 
 
+@pytest.mark.real
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
 @given(st.floats() | st.decimals(allow_nan=False, allow_infinity=False, places=6).map(float))
 def test_php_writes_floats_with_the_same_digits(php: Php, number: float) -> None:
     assert php(serialize([number])) == serialize([number])
 
 
+@pytest.mark.real
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.dictionaries(st.sampled_from(["0", "-0", "00", "1", "-1", *map(str, EDGES)]), st.none()))
 def test_php_takes_the_same_keys_for_integers(php: Php, value: Any) -> None:

@@ -25,6 +25,8 @@ from workermand.services.links.serialize import GREATEST, SMALLEST, SerializeErr
 SPACE: Final = r"[ \t\n\r\v\f]*"
 NUMERIC: Final = re.compile(rf"{SPACE}([+-]?(?:[0-9]+(\.[0-9]*)?|(\.[0-9]+))([eE][+-]?[0-9]+)?){SPACE}")
 """PHP's is_numeric(); the groups after the first are there when it is a float."""
+OWN: Final = "$"
+"""Keys of the clients' own begin with it: who holds a lock stands there."""
 LONGEST_NUMBER: Final = 1100
 """Characters."""
 
@@ -167,6 +169,8 @@ class PhpClient:
             request = msgspec.convert(message, AnyRequest, builtin_types=(bytes,))
         except msgspec.ValidationError as error:
             raise GlobalDataError(f"bad request: {error}") from None
+        if request.name.startswith(OWN):
+            raise GlobalDataError(f'{request.name}: keys that begin with "{OWN}" are not for PHP clients')
         self._keeper.say(self._connection, _frame(serialize(self._keeper.execute(request))))
 
     def full(self) -> None:
