@@ -31,6 +31,7 @@ def test_there_and_back(op: int, number: int, rest: list[object]) -> None:
     [
         b"",
         b"\xff",
+        b"\x91\xa1\x80",
         b"ping",
         msgspec.msgpack.encode({"op": 1}),
         msgspec.msgpack.encode([1]),

@@ -57,7 +57,7 @@ def unpack(packed: bytes) -> list[Any]:
     """The message in a frame. Raises ServiceError for what is none."""
     try:
         message = _decode(packed)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ServiceError(f"no message of ours: {error}") from None
     if len(message) < 2 or type(message[0]) is not int or type(message[1]) is not int:
         raise ServiceError("no message of ours: it does not begin with an op and a number")
