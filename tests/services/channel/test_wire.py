@@ -7,7 +7,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 
 from workermand.services.channel import wire
 from workermand.services.links import wire as links
@@ -45,6 +45,8 @@ def test_a_list_in_a_list_in_a_list() -> None:
 
 
 @given(st.binary())
+@example(b"\x91\xa2\xff\xff")
+@example(b"\x91\x81\x80\x01")
 def test_garbage_is_no_envelope(packed: bytes) -> None:
     try:
         envelope = wire.unpack_envelope(packed)

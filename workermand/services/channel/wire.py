@@ -85,7 +85,7 @@ def decode(body: bytes) -> tuple[Any, ...]:
         message: tuple[Any, ...] = _DECODE[op](body)
     except KeyError:
         raise ServiceError(f"no message of a channel: op {op}") from None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ServiceError(f"no message of a channel: op {op}: {error}") from None
     return message
 
@@ -143,7 +143,7 @@ def unpack_envelope(envelope: bytes) -> Envelope:
     """Raises ServiceError for what pack_envelope has not made."""
     try:
         content = _open(envelope)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ServiceError(f"no envelope of ours: {error}") from None
     match content:
         case [data]:
