@@ -296,6 +296,14 @@ def test_a_reserved_item_has_a_deadline_beyond_the_wait(bench: Bench) -> None:
     assert bench.queues.entries[number].taker is None and not bench.queues.consumers
 
 
+def test_a_token_waits_once(bench: Bench) -> None:
+    assert bench.queues.reserve("a", "jobs", bench.now, token=1, wait=5.0)
+    assert not bench.queues.reserve("a", "jobs", bench.now, token=1, wait=5.0)
+    assert bench.queues.reserve("b", "jobs", bench.now, token=1, wait=5.0)
+    bench.enqueue("jobs")
+    assert bench.queues.reserve("a", "jobs", bench.now, token=1, wait=5.0)
+
+
 def test_reservations_end_with_their_consumer(bench: Bench) -> None:
     bench.queues.reserve("a", "jobs", bench.now, token=1, wait=5.0)
     bench.queues.gone("a", bench.now)
@@ -619,7 +627,8 @@ class QueuesAgainstAModel(RuleBasedStateMachine):
             )
             for row in self.disk.values()
         }
-        self.queues = Queues(first=first)
+        self.queues = Queues()
+        self.queues.begin_at(first)
         self.queues.load(sorted(self.disk.values()))
         self.time_passes(0.0)
 

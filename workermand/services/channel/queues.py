@@ -40,8 +40,7 @@ STALE = 1000
 
 
 class Queues:
-    def __init__(self, limits: Limits | None = None, *, first: int = 1) -> None:
-        """``first``: the number of the first item, greater than any that was ever given."""
+    def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.deliveries: list[Delivery] = []
         self.journal: list[Record] = []
@@ -50,11 +49,15 @@ class Queues:
         self.bytes = 0
         self.queues: dict[str, Queue] = {}
         self.consumers: dict[Hashable, Consumer] = {}
-        self._next = first
+        self._next = 1
         self._timetable: list[tuple[float, int, Entry | Taker]] = []
         """A heap: delayed items; takers by the earliest deadline of what they hold, or the end of their wait."""
         self._tick = 0
         self._stale = 0
+
+    def begin_at(self, number: int) -> None:
+        """The next item has this number, or a greater one."""
+        self._next = max(self._next, number)
 
     def load(self, rows: Iterable[Put]) -> None:
         """What the journal has, at the start, in the order of the numbers. The limits do not hold for it: none of it
@@ -63,7 +66,7 @@ class Queues:
             entry = self._new(row.number, row.queue, row.envelope, row.due)
             entry.attempt = row.attempt
             entry.dead = row.dead
-            self._next = max(self._next, row.number + 1)
+            self.begin_at(row.number + 1)
             if row.dead:
                 entry.queue.dead[row.number] = entry
             else:
@@ -152,12 +155,15 @@ class Queues:
 
     def reserve(
         self, consumer: Hashable, name: str, now: float, *, token: int, deadline: float = 60.0, wait: float = 0.0
-    ) -> None:
-        """One item, delivered with this token, or None when there is none within ``wait`` seconds."""
+    ) -> bool:
+        """One item, delivered with this token, or None when there is none within ``wait`` seconds. False: a reservation
+        with this token waits already."""
+        reservations = self._consumer(consumer).reservations
+        if token in reservations:
+            return False
         queue = self._queue(name)
-        taker = Taker(consumer, queue, token)
+        taker = reservations[token] = Taker(consumer, queue, token)
         taker.deadline = deadline
-        self._consumer(consumer).reservations[token] = taker
         queue.takers[taker] = None
         self._deliver(queue, now)
         if taker in queue.takers:
@@ -165,6 +171,7 @@ class Queues:
                 self._wake(taker, now + wait)
             else:
                 self._give_up(taker)
+        return True
 
     def acknowledge(self, consumer: Hashable, number: int, now: float) -> bool:
         """False: it was not in this one's hands, or not any more."""
