@@ -99,6 +99,35 @@ def test_after_a_restart_of_the_server() -> None:
                 break
 
 
+def test_jobs(server: RunningServer) -> None:
+    with BlockingChannel(url_of(server)) as channel, BlockingChannel(url_of(server)) as another:
+        assert channel.reserve("b.jobs") is None
+        channel.enqueue("b.jobs", {"a": b"b"})
+        job = another.reserve("b.jobs", wait=10)
+        assert job is not None and (job.data, job.queue, job.attempt) == ({"a": b"b"}, "b.jobs", 1)
+        assert channel.reserve("b.jobs") is None
+        job.refuse(delay=0)
+        job = channel.reserve("b.jobs", wait=10)
+        assert job is not None and job.attempt == 2
+        job.refuse(dead=True)
+        (letter,) = channel.dead_letters("b.jobs")
+        assert (letter.id, letter.data) == (job.id, job.data)
+        assert channel.replay("b.jobs", [letter.id]) == 1
+        job = channel.reserve("b.jobs", wait=10)
+        assert job is not None
+        another.enqueue("b.jobs", "second", delay=0.01)
+        job.acknowledge()
+        with pytest.raises(ChannelError, match="not this client's any more"):
+            job.acknowledge()
+        job = channel.reserve("b.jobs", wait=10)
+        assert job is not None and job.data == "second"
+        channel.close()
+        job = another.reserve("b.jobs", wait=10)
+        assert job is not None and job.attempt == 2
+        job.acknowledge()
+        assert another.replay("b.jobs") == 0
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [("redis://127.0.0.1", "speaks channel:// only"), ("channel://a:1,b:1", "several"), ("channel://", "no address")],

@@ -188,6 +188,78 @@ def test_a_callback_may_exit_and_the_next_one_comes(server: RunningServer, caplo
     play(scene)
 
 
+# ---------------------------------------------------------------------------------------------------- queues
+
+
+def test_a_queue_is_worked_on(server: RunningServer, caplog: pytest.LogCaptureFixture) -> None:
+    async def scene() -> None:
+        async with connected(server) as producer, connected(server) as consumer:
+            done: asyncio.Queue[Any] = asyncio.Queue()
+            begun: list[Any] = []
+
+            def work(data: Any, queue: str) -> None:
+                begun.append(data)
+                done.put_nowait((queue, data))
+                if begun == ["fails"]:
+                    raise ValueError("once")
+
+            await producer.enqueue("work", "fails")
+            await consumer.watch("work", work, retry_delay=0.01)
+            await producer.enqueue(["work", "other work"], {"a": b"b"})
+            heard = [await done.get() for _ in range(3)]
+            assert sorted(heard, key=str) == [("work", "fails"), ("work", "fails"), ("work", {"a": b"b"})]
+            await consumer.unwatch("work")
+            await consumer.unwatch("work")
+            await producer.enqueue("work", "later", delay=0.01)
+            job = await consumer.reserve("work", wait=10)
+            assert job is not None and (job.data, job.attempt) == ("later", 1)
+            await job.refuse()
+            assert await consumer.reserve("work") is None
+            job = await consumer.reserve("work", wait=10)
+            assert job is not None and job.attempt == 2
+            await job.acknowledge()
+            with pytest.raises(ChannelError, match="not this client's any more"):
+                await job.acknowledge()
+            assert done.empty()
+
+    play(scene)
+    assert "exception in the callback of queue work, item" in caplog.text
+
+
+def test_async_callbacks_work_at_once_and_dead_letters_come_back(server: RunningServer) -> None:
+    async def scene() -> None:
+        async with connected(server) as channel:
+            at_work: list[int] = []
+            full, gate = asyncio.Event(), asyncio.Event()
+
+            async def work(data: int) -> None:
+                at_work.append(data)
+                if len(at_work) == 3:
+                    full.set()
+                await gate.wait()
+                raise ValueError(data)
+
+            await channel.watch("slow", work, credit=3, retries=0)
+            for number in range(4):
+                await channel.enqueue("slow", number)
+            await full.wait()
+            await channel.unwatch("slow")
+            gate.set()
+            dead: list[Any] = []
+            while len(dead) < 3:
+                dead = await channel.dead_letters("slow")
+            assert sorted(job.data for job in dead) == [0, 1, 2]
+            assert await channel.replay("slow", [dead[0].id]) == 1
+            assert await channel.replay("slow") == 2
+            found = [await channel.reserve("slow", wait=10) for _ in range(4)]
+            assert sorted(job.data for job in found if job is not None) == [0, 1, 2, 3]
+            for job in found:
+                assert job is not None
+                await job.acknowledge()
+
+    play(scene)
+
+
 # ---------------------------------------------------------------------------------------------------- what cannot be
 
 

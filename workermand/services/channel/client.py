@@ -39,8 +39,12 @@ SCHEME: Final = "channel"
 PORT: Final = 2206
 """Workerman's."""
 SERVER: Final = "workermand.services.channel.server"
-OTHERS: Final = {"redis": "redis", "rediss": "redis", "nats": "nats", "tls": "nats"}
-"""By scheme: the module beside this one, which has ``make(url, buffer=, item_buffer=, tls=)``, and the extra of pip."""
+OTHERS: Final = {
+    "redis": ("redis", "RedisEngine"),
+    "rediss": ("redis", "RedisEngine"),
+    "nats": ("nats", "NatsEngine"),
+}
+"""By scheme: the module beside this one, and its engine."""
 PENDING: Final = 1000
 """Events that may wait for one async callback."""
 
@@ -414,14 +418,12 @@ def _engine(url: str | None, secret: str, buffer: int, item_buffer: int, tls: An
         return Embedded(Server(found[0], secret), buffer=buffer, item_buffer=item_buffer, tls=tls)
     if scheme not in OTHERS:
         raise ConfigError(url, f'no engine for "{scheme}://"', f"there are {SCHEME}, {', '.join(OTHERS)}")
-    module = OTHERS[scheme]
-    try:
-        made: Engine = importlib.import_module(f"workermand.services.channel.{module}").make(
-            url, buffer=buffer, item_buffer=item_buffer, tls=tls
-        )
-    except ModuleNotFoundError as error:
-        raise ConfigError(url, f"needs {error.name}", f'pip install "workermand[{module}]"') from error
-    return made
+    module, kind = OTHERS[scheme]
+    if secret or tls is not None:
+        raise ConfigError(url, "secret and tls are for channel://", "write user, password and options into the URL")
+    make = getattr(importlib.import_module(f"workermand.services.channel.{module}"), kind)
+    engine: Engine = make(url, buffer=buffer, item_buffer=item_buffer)
+    return engine
 
 
 def _broadcasting() -> set[str]:

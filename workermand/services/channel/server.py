@@ -19,9 +19,11 @@ import msgspec
 
 from workermand import Connection, LoadError, SendError, Worker
 from workermand.services import options
-from workermand.services.channel import wire
+from workermand.services.channel import php, wire
 from workermand.services.channel.engine import Promise
 from workermand.services.channel.hub import SUBSCRIPTIONS, Hub, Slow
+from workermand.services.channel.items import Limits
+from workermand.services.channel.queueing import Queueing
 from workermand.services.links import wire as links
 from workermand.services.links.door import Door
 from workermand.services.links.errors import ServiceError
@@ -29,8 +31,18 @@ from workermand.services.links.errors import ServiceError
 logger = logging.getLogger(__name__)
 
 DEFAULT: Final = "unix://channel.sock"
+Count = Annotated[int, msgspec.Meta(ge=1)]
 ALWAYS: Final = (Promise.ONE_OF_MANY, Promise.PATTERNS, Promise.COUNTS, Promise.ORDER)
 """Promised however it is set up."""
+
+
+class QueueLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``options.queues``: how much may lie in them, dead letters too; an item beyond that is refused, in words."""
+
+    items: Count = 1_000_000
+    bytes: Count = 1024 * 1024 * 1024
+    items_per_queue: Count = 1_000_000
+    bytes_per_queue: Count = 1024 * 1024 * 1024
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,13 +53,19 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slow: Slow = "drop"
     """What a subscriber has to expect whose send buffer (limits.send_buffer) is full: "drop", its events are dropped,
     counted, and it is told how many; "close"."""
-    subscriptions: Annotated[int, msgspec.Meta(ge=1)] = SUBSCRIPTIONS
+    subscriptions: Count = SUBSCRIPTIONS
     """Of one client."""
+    persist: bool = False
+    """Items of queues are on disk, in worker.state_dir, before they are confirmed."""
+    queues: QueueLimits = QueueLimits()
+    php: php.Settings | None = None
+    """A door for clients of PHP's Channel, who know no secret."""
 
 
-def on_worker_start(worker: Worker) -> None:
+async def on_worker_start(worker: Worker) -> None:
     """Raises LoadError for options that cannot be."""
-    worker.channel = Service(worker, options.read(worker, Settings))
+    worker.channel = service = Service(worker, options.read(worker, Settings))
+    await service.start()
 
 
 def on_connect(connection: Connection) -> None:
@@ -59,11 +77,11 @@ def on_message(connection: Connection, body: bytes) -> None:
 
 
 def on_buffer_full(connection: Connection) -> None:
-    connection.worker.channel.hub.is_full(connection)
+    connection.worker.channel.is_full(connection)
 
 
 def on_buffer_drain(connection: Connection) -> None:
-    connection.worker.channel.hub.is_drained(connection)
+    connection.worker.channel.is_drained(connection)
 
 
 def on_error(connection: Connection, code: SendError, message: str) -> None:
@@ -72,6 +90,10 @@ def on_error(connection: Connection, code: SendError, message: str) -> None:
 
 def on_close(connection: Connection) -> None:
     connection.worker.channel.gone(connection)
+
+
+async def on_worker_stop(worker: Worker) -> None:
+    await worker.channel.stop()
 
 
 class Service:
@@ -85,7 +107,21 @@ class Service:
             )
         self.door = Door(worker, "channel", settings.secret, DEFAULT)
         self.hub = Hub(worker.loop.call_soon, settings.slow)
+        limits = Limits(*msgspec.structs.astuple(settings.queues))
+        self.queueing = Queueing(worker, persist=settings.persist, limits=limits)
+        self._worker = worker
         self._settings = settings
+
+    async def start(self) -> None:
+        """Raises LoadError."""
+        await self.queueing.start()
+        if self._settings.php is not None:
+            await php.open_door(self._worker, self._settings.php, self)
+
+    async def stop(self) -> None:
+        """What the disk has still to take is taken."""
+        self.hub.flush()
+        await self.queueing.close()
 
     def hear(self, connection: Connection, body: bytes) -> None:
         op = wire.op_of(body)
@@ -98,25 +134,38 @@ class Service:
             logger.warning("%s: %s", connection.get_remote_address(), error)
             connection.close(links.body([links.FAIL, 0, str(error)]))
             return
-        if op == wire.PUBLISH:
-            _op, number, events, envelope, one = message
-            self.hub.publish(connection, number, events, envelope, one)
-        else:
-            self._answer(connection, *message)
+        self.obey(connection, message)
 
-    def _answer(self, connection: Connection, op: int, number: int, *rest: Any) -> None:
-        if op == wire.SUBSCRIBE:
-            words = self.hub.subscribe(connection, rest[0], self._settings.subscriptions)
-            _reply(connection, number, words)
+    def obey(self, connection: Connection, message: tuple[Any, ...]) -> None:
+        """A message as wire.decode() gives it."""
+        op, number, *rest = message
+        if op == wire.PUBLISH:
+            self.hub.publish(connection, number, *rest)
+        elif op in self.queueing.ops:
+            self.queueing.hear(connection, op, number, *rest)
+        elif op == wire.SUBSCRIBE:
+            _reply(connection, number, self.hub.subscribe(connection, rest[0], self._settings.subscriptions))
         elif op == wire.UNSUBSCRIBE:
             self.hub.unsubscribe(connection, rest[0])
             _reply(connection, number)
-        elif op == wire.ABOUT:
-            connection.send(links.body([links.OK, number, [str(promise) for promise in ALWAYS]]))
+        else:  # ABOUT
+            promises = [str(promise) for promise in (*ALWAYS, *self.queueing.promises)]
+            connection.send(links.body([links.OK, number, promises]))
+
+    def is_full(self, connection: Connection) -> None:
+        """Its send buffer is."""
+        self.hub.is_full(connection)
+
+    def is_drained(self, connection: Connection) -> None:
+        """It reads again."""
+        self.hub.is_drained(connection)
+        self.queueing.is_drained(connection)
 
     def gone(self, connection: Connection) -> None:
+        """It is closed."""
         self.door.on_close(connection)
         self.hub.gone(connection)
+        self.queueing.gone(connection)
 
 
 def _reply(connection: Connection, number: int, words: str = "") -> None:
