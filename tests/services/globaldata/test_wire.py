@@ -34,6 +34,7 @@ CASES: list[tuple[list[Any], Any]] = [
     ([wire.KEYS, 1, ""], ["a", "c", "d"]),
     ([wire.KEYS, 1, "", "a"], ["c", "d"]),
     ([wire.WATCH, 1, "c"], (b"\x01", 8)),
+    ([wire.WATCH, 1, "missing"], (None, 9)),
     ([wire.UNWATCH, 1, "c"], None),
     ([wire.DELETE, 1, "c", b"no"], False),
     ([wire.DELETE, 1, "c"], True),
@@ -46,7 +47,8 @@ def test_every_request() -> None:
         request = wire.read(links.unpack(links.body(message)))
         assert request.number == 1
         assert request.run(table, 0) == expected, message
-    assert {message[0] for message, _expected in CASES} == set(range(wire.GET, wire.CHANGED))
+    assert {message[0] for message, _expected in CASES} == set(range(wire.GET, wire.ABOUT))
+    assert isinstance(wire.read([wire.ABOUT, 1]), wire.About)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ values are equal bytes, and cas compares bytes. An engine looks into a value for
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from workermand.services.links.errors import ServiceError
+from workermand.services.links.later import Later
 
 
 class GlobalDataError(ServiceError):
@@ -63,7 +64,7 @@ class Receiver(Protocol):
 
 class Engine(Protocol):
     """One client of the servers. All but start and close take effect in the order in which they are called, also when
-    nobody awaits what they give: a links.later.Later, which raises GlobalDataError (refused), Unreachable (the
+    nobody awaits what they give: a Later, which raises GlobalDataError (refused), Unreachable (the
     connection broke: it may or may not have been done), TimedOut. While the server is away calls wait for it, up to
     their deadline.
 
@@ -75,48 +76,48 @@ class Engine(Protocol):
     async def start(self, receiver: Receiver) -> None:
         """Raises Unreachable, Unauthorized, TimedOut."""
 
-    def get(self, key: str) -> Awaitable[Entry | None]: ...
+    def get(self, key: str) -> Later[Entry | None]: ...
 
-    def get_many(self, keys: Sequence[str]) -> Awaitable[dict[str, Entry]]:
+    def get_many(self, keys: Sequence[str]) -> Later[dict[str, Entry]]:
         """Those that there are."""
 
-    def set(self, key: str, value: bytes, ttl: float | None = None) -> Awaitable[int]:
+    def set(self, key: str, value: bytes, ttl: float | None = None) -> Later[int]:
         """The new version."""
 
-    def set_many(self, values: Mapping[str, bytes], ttl: float | None = None) -> Awaitable[None]: ...
+    def set_many(self, values: Mapping[str, bytes], ttl: float | None = None) -> Later[None]: ...
 
-    def add(self, key: str, value: bytes, ttl: float | None = None) -> Awaitable[int]:
+    def add(self, key: str, value: bytes, ttl: float | None = None) -> Later[int]:
         """The version; 0: there is one already, and nothing has changed."""
 
-    def cas(self, key: str, old: bytes, new: bytes) -> Awaitable[int]:
+    def cas(self, key: str, old: bytes, new: bytes) -> Later[int]:
         """``new`` if the key holds ``old``: its version; 0: it holds something else, or nothing."""
 
-    def cas_version(self, key: str, version: int, value: bytes) -> Awaitable[int]:
+    def cas_version(self, key: str, version: int, value: bytes) -> Later[int]:
         """``value`` if the key is still at ``version``: its new version; 0: it is not. Version 0 stands for a key that
         is not there."""
 
-    def increment(self, key: str, step: int | float) -> Awaitable[int | float | None]:
+    def increment(self, key: str, step: int | float) -> Later[int | float | None]:
         """The new value; None: there is no such key. Integers stay integers. Raises GlobalDataError when it holds no
         number, or the result has more than 64 bits."""
 
-    def delete(self, key: str, old: bytes | None = None) -> Awaitable[bool]:
+    def delete(self, key: str, old: bytes | None = None) -> Later[bool]:
         """Whether it was there; with ``old``: deletes it only if it holds that, and says whether it did."""
 
-    def exists(self, key: str) -> Awaitable[bool]: ...
+    def exists(self, key: str) -> Later[bool]: ...
 
-    def keys(self, prefix: str = "") -> Awaitable[list[str]]:
+    def keys(self, prefix: str = "") -> Later[list[str]]:
         """Sorted."""
 
-    def expire(self, key: str, ttl: float | None, old: bytes | None = None) -> Awaitable[bool]:
+    def expire(self, key: str, ttl: float | None, old: bytes | None = None) -> Later[bool]:
         """Gives it another ttl, or none; with ``old`` only if it holds that. False: it is not there, or not so. 0 or
         less ends it at once."""
 
-    def ttl(self, key: str) -> Awaitable[float | None]:
+    def ttl(self, key: str) -> Later[float | None]:
         """Seconds left; math.inf: for ever; None: there is no such key."""
 
-    def watch(self, key: str) -> Awaitable[None]:
+    def watch(self, key: str) -> Later[None]:
         """on_change() from now on, first with what the key holds, if it is there; then this resolves."""
 
-    def unwatch(self, key: str) -> Awaitable[None]: ...
+    def unwatch(self, key: str) -> Later[None]: ...
 
     async def close(self) -> None: ...

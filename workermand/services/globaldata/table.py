@@ -38,6 +38,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     total: Size = 256 * 1024 * 1024
     """Bytes of all keys and values, each with OVERHEAD."""
     keys: Size = 1_000_000
+    watched: Size = 10_000
+    """Keys that one client watches."""
 
 
 class Change(NamedTuple):

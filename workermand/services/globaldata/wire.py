@@ -6,7 +6,8 @@ value is opaque bytes: MessagePack that the client has made and that it alone re
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -18,10 +19,18 @@ PORT: Final = 2207
 
 GET, GET_MANY, SET, SET_MANY, ADD, CAS, CAS_VERSION, INCREMENT = range(16, 24)
 DELETE, EXISTS, KEYS, EXPIRE, TTL, WATCH, UNWATCH = range(24, 31)
-CHANGED: Final = 31
+ABOUT: Final = 31
+CHANGED: Final = 32
 """[CHANGED, 0, key, value or nil, version]: from the server, of a key that is watched."""
 
+LOCKS: Final = "$lock."
+"""What the keys of locks begin with: those that begin with "$" are the clients' own."""
+
+PIECE: Final = 1024 * 1024
+"""Bytes of keys and values that one request has, about: what limits.package has room for, and one step."""
+
 Ttl = float | None
+T = TypeVar("T")
 
 
 class Request(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -166,12 +175,12 @@ class TimeToLive(Request, tag=TTL):
 
 
 class Watch(Request, tag=WATCH):
-    """Its answer: what GET has; from then on CHANGED."""
+    """Its answer: [value or nil, version], as in CHANGED, which comes from then on."""
 
     key: str
 
     def run(self, table: Table, now: float) -> Any:
-        return table.get(self.key, now)
+        return table.get(self.key, now) or (None, table.version)
 
 
 class Unwatch(Request, tag=UNWATCH):
@@ -183,9 +192,13 @@ class Unwatch(Request, tag=UNWATCH):
         return None
 
 
+class About(Request, tag=ABOUT):
+    """Its answer: which of the promises the server has been set to keep; the server's own to say."""
+
+
 _Any = (
     Get | GetMany | Set | SetMany | Add | Cas | CasVersion | Increment | Delete | Exists | Keys | Expire | TimeToLive
-    | Watch | Unwatch
+    | Watch | Unwatch | About
 )  # fmt: skip
 
 
@@ -198,7 +211,27 @@ def read(message: list[Any]) -> Request:
     return request
 
 
-# ---------------------------------------------------------------------------------------------------- values
+def piece(items: Sequence[T], size: Callable[[T], int]) -> Sequence[T]:
+    """The first ones, as many as one request should have: of PIECE bytes by ``size``, but one at least."""
+    room = PIECE
+    for count, item in enumerate(items):
+        room -= size(item) + 10
+        if room < 0 and count:
+            return items[:count]
+    return items
+
+
+# ---------------------------------------------------------------------------------------------------- keys and values
+
+
+def checked(key: str) -> str:
+    """A key of a user's. Raises TypeError, ValueError."""
+    if not isinstance(key, str):
+        raise TypeError(f"a key is a str, not {key!r}")
+    if not key or key[0] == "$":
+        raise ValueError("a key has one character at least" if not key else f"{key}: keys with a $ in front are taken")
+    return key
+
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 _decode = msgspec.msgpack.Decoder().decode
