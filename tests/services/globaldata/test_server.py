@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from workermand.services.globaldata.store import FILE
 from workermand.services.links import wire as links
 from workermand.services.links.address import Address
 from workermand.services.links.blocking import BlockingLink
+from workermand.services.links.serialize import serialize, unserialize
 from workermand.testing import RunningServer, ServerFailed, running_server
 
 
@@ -145,6 +148,25 @@ def test_variables_end_by_themselves() -> None:
 
     with serving() as (_server, url):
         uvloop.run(play(url))
+
+
+def test_php_clients_have_a_door_of_their_own(free_port: Callable[[], int]) -> None:
+    """And the same variables; what they write is in the store before they hear of it."""
+    port = free_port()
+    options = {"persist": True, "secret": "swordfish", "php": {"listen": f"frame://127.0.0.1:{port}"}}
+    with serving(options=options) as (_server, url), BlockingGlobalData(url, secret="swordfish") as data:
+        data.set("n", 41)
+        with socket.create_connection(("127.0.0.1", port), 30) as sock, sock.makefile("rb") as answers:
+
+            def ask(**request: Any) -> Any:
+                body = serialize(request)
+                sock.sendall((len(body) + 4).to_bytes(4, "big") + body)
+                return unserialize(answers.read(int.from_bytes(answers.read(4), "big") - 4))
+
+            assert ask(cmd="increment", key="n", step=1) == 42
+            assert ask(cmd="set", key="user", value={"name": "anne", "age": 7}) is True
+        assert data.n == 42
+        assert data.cas("user", {"age": 7, "name": "anne"}, "bob"), "the order of PHP's keys does not matter"
 
 
 # ---------------------------------------------------------------------------------------------------- persist

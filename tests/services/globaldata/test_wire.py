@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,10 +66,11 @@ def test_what_is_no_request(message: list[Any]) -> None:
         wire.read(message)
 
 
-ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+SCALARS = (
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary()
 )
+KEYS = st.integers(-9, 9) | st.text(max_size=3) | st.binary(max_size=3) | st.none()
+ANYTHING = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4))
 
 
 @given(ANYTHING)
@@ -76,9 +78,31 @@ def test_values(value: Any) -> None:
     assert wire.unpack_value(wire.pack_value(value)) == value
 
 
-@given(st.dictionaries(st.text(), st.integers(0, 9)))
-def test_equal_dicts_are_equal_bytes(value: dict[str, int]) -> None:
-    assert wire.pack_value(dict(reversed(value.items()))) == wire.pack_value(value)
+def reversed_all(value: Any) -> Any:
+    """The same, with its dicts in another order."""
+    if isinstance(value, dict):
+        return {key: reversed_all(value[key]) for key in reversed(value)}
+    return [reversed_all(item) for item in value] if isinstance(value, list) else value
+
+
+@given(ANYTHING)
+def test_equal_dicts_are_equal_bytes(value: Any) -> None:
+    assert wire.pack_value(reversed_all(value)) == wire.pack_value(value)
+
+
+def test_what_is_sorted_is_sorted_alike_beside_other_keys() -> None:
+    inner = {"b": 1, "a": {3, 1, 2}}
+    assert wire.pack_value(inner) in wire.pack_value({1: inner})
+
+
+def test_cas_of_what_php_has_written() -> None:
+    table = Table()
+    table.set("a", msgspec.msgpack.encode({"b": 1, "a": 2}), None, 0)
+    other = wire.pack_value({"a": 2, "b": 3})
+    for old, expected in ((other, 0), (wire.pack_value({"a": 2}), 0), (wire.pack_value({"a": 2, "b": 1}), 2)):
+        assert wire.read([wire.CAS, 1, "a", old, b"\x01"]).run(table, 0) == expected
+    table.set("a", b"\xc1", None, 0)
+    assert wire.read([wire.CAS, 1, "a", b"\x01", b"\x02"]).run(table, 0) == 0
 
 
 def test_what_is_no_value() -> None:

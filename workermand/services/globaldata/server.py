@@ -24,12 +24,13 @@ import msgspec
 
 from workermand import Connection, LoadError, Worker
 from workermand.services import options
-from workermand.services.globaldata import wire
+from workermand.services.globaldata import php, wire
 from workermand.services.globaldata.engine import GlobalDataError, Promise
 from workermand.services.globaldata.store import Batch, Store
 from workermand.services.globaldata.table import Limits, Table
 from workermand.services.links import wire as links
 from workermand.services.links.door import Door
+from workermand.services.links.php import Settings as PhpSettings
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     persist: bool = False
     """In worker.state_dir; otherwise the variables end with the process."""
     limits: Limits = Limits()
+    php: PhpSettings | None = None
+    """An address for Workerman's clients: links/php.py."""
 
 
 async def on_worker_start(worker: Worker) -> None:
@@ -105,6 +108,7 @@ class Service:
         # In microseconds: a server that has forgotten everything does not give its versions again.
         self.table = Table(settings.limits, version=time.time_ns() // 1000)
         self._store = Store(worker.state_dir, self._is_safe, self._in_trouble) if settings.persist else None
+        self._php = settings.php
         self._trouble = ""
         self._watchers: dict[str, set[Connection]] = {}
         self._is_settling = False
@@ -130,6 +134,8 @@ class Service:
                 self.table.load(row.key, row.value, row.version, ends)
             logger.info("%d variables were kept", len(rows))
         self._settle()
+        if self._php is not None:
+            await php.open_door(self._worker, self._php, self)
 
     async def stop(self) -> None:
         self._settle()
@@ -193,7 +199,7 @@ class Service:
 
     # ------------------------------------------------------------------ what is done, and what is said
 
-    def execute(self, request: wire.Request) -> Any:
+    def execute(self, request: php.Runnable) -> Any:
         """Does it now. The result must not leave the process but through say(). Raises GlobalDataError."""
         if self._trouble:
             raise GlobalDataError(f"the server cannot write its database: {self._trouble}")

@@ -101,7 +101,10 @@ class Cas(Request, tag=CAS):
     new: bytes
 
     def run(self, table: Table, now: float) -> Any:
-        return table.cas(self.key, self.old, self.new, now)
+        version = table.cas(self.key, self.old, self.new, now)
+        if not version and (entry := table.get(self.key, now)) is not None and _is_same(entry.value, self.old):
+            version = table.cas_version(self.key, entry.version, self.new, now)
+        return version
 
 
 class CasVersion(Request, tag=CAS_VERSION):
@@ -234,18 +237,34 @@ def checked(key: str) -> str:
 
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
+_encode_in_order = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
 
 def pack_value(value: Any) -> bytes:
-    """Equal values of equal types are equal bytes: the keys of dicts are sorted, sets too. Raises TypeError for what
-    MessagePack has no form for."""
+    """Equal values of equal types are equal bytes: dicts and sets are sorted. Raises TypeError for what MessagePack has
+    no form for."""
     try:
-        return _encode(value)
+        try:
+            return _encode(value)
+        except TypeError:  # which also means a dict with other keys than str
+            return _encode_in_order(_sorted(value))
     except OverflowError:
         raise TypeError("a number of more than 64 bits") from None
     except RecursionError:
         raise TypeError("too deep, or within itself") from None
+
+
+def _sorted(value: Any) -> Any:
+    """Its dicts by their keys; by the packed ones, if they are not all str."""
+    if isinstance(value, dict):
+        by = None if all(isinstance(key, str) for key in value) else _encode_in_order
+        return {key: _sorted(value[key]) for key in sorted(value, key=by)}
+    if isinstance(value, list | tuple):
+        return [_sorted(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return _decode(_encode(value))
+    return value
 
 
 def unpack_value(packed: bytes) -> Any:
@@ -254,3 +273,13 @@ def unpack_value(packed: bytes) -> Any:
         return _decode(packed)
     except (msgspec.DecodeError, RecursionError) as error:
         raise GlobalDataError(f"what it holds is no MessagePack: {error}") from None
+
+
+def _is_same(held: bytes, packed: bytes) -> bool:
+    """PHP's arrays keep the order of their keys, pack_value() does not."""
+    if len(held) != len(packed):
+        return False
+    try:
+        return pack_value(unpack_value(held)) == packed
+    except (GlobalDataError, TypeError):
+        return False
