@@ -60,9 +60,7 @@ def test_calls_run_in_order_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_kind_has_room_for_so_many_bytes() -> None:
     async def main() -> None:
         server, dropped = Server(), []
-        waiting = Backlog(
-            server.run, limits={"events": 10}, on_dropped=lambda what, count: dropped.append((what, count))
-        )
+        waiting = Backlog(server.run, limits={"events": 10}, on_dropped=lambda what, count: dropped.append(count))
         first, second, other = call("a", kind="events", size=6), call("b", kind="events", size=6), call("c", size=99)
         for one in (first, second, other):
             waiting.add(one)

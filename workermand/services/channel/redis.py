@@ -14,15 +14,13 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from redis.exceptions import ResponseError
-
 from workermand.services.channel.engine import ChannelError, Item, Promise, Receiver
 from workermand.services.channel.redis_queues import RedisQueues
 from workermand.services.channel.redis_scripts import LEASE, SCRIPTS
 from workermand.services.channel.topics import is_pattern, matcher
 from workermand.services.links.backlog import Backlog, Call
 from workermand.services.links.later import Later
-from workermand.services.links.redis import Command, RedisLink
+from workermand.services.links.redis import Command, RedisLink, Send, Step, is_durable, perform
 
 logger = logging.getLogger(__name__)
 
@@ -32,31 +30,6 @@ PROMISES: Final = frozenset(
 """Not COUNTS: redis counts deliveries, and a client with two names that match is two."""
 FAREWELL: Final = 2.0
 """Seconds that close() has for what still waits."""
-
-
-class Send(Call):
-    """Commands, made when it is their turn, and what becomes of their answers."""
-
-    __slots__ = ("finish", "make")
-
-    def __init__(
-        self, later: Later[Any], make: Callable[[], list[Command]], finish: Callable[[list[Any]], Any], **options: Any
-    ) -> None:
-        super().__init__(later, **options)
-        self.make = make
-        self.finish = finish
-
-
-class Listen(Call):
-    """Names that are subscribed, or no more; or a queue that is listened to."""
-
-    __slots__ = ("names", "queue", "verb")
-
-    def __init__(self, later: Later[Any], verb: str, names: Sequence[str] = (), queue: str = "") -> None:
-        super().__init__(later, repeats=True)
-        self.verb = verb
-        self.names = names
-        self.queue = queue
 
 
 class RedisEngine:
@@ -90,11 +63,8 @@ class RedisEngine:
     async def start(self, receiver: Receiver) -> None:
         self.receiver = receiver
         await self._link.open()
-        (settings,) = await self._link.run([("CONFIG", "GET", "append*")])
-        if isinstance(settings, list):
-            found = dict(zip(settings[::2], settings[1::2], strict=True))
-            if found.get(b"appendonly") == b"yes" and found.get(b"appendfsync") == b"always":
-                self.promises |= {Promise.PERSISTENCE}
+        if await is_durable(self._link):
+            self.promises |= {Promise.PERSISTENCE}
         self._backlog.resume()
         self._renew()
 
@@ -132,7 +102,7 @@ class RedisEngine:
 
     def _listen(self, verb: str, patterns: Sequence[str]) -> Later[None]:
         later: Later[None] = Later(f"{verb.lower()} {', '.join(patterns)}")
-        self._backlog.add(Listen(later, verb, patterns))
+        self._backlog.add(Step(later, lambda: self._subscribe(verb, patterns)))
         return later
 
     # ------------------------------------------------------------------ queues: see RedisQueues
@@ -183,39 +153,14 @@ class RedisEngine:
     def hear(self, verb: str, queue: str) -> Later[None]:
         """SUBSCRIBE, or UNSUBSCRIBE: whether there is work."""
         later: Later[None] = Later(f"{verb.lower()} queue {queue}")
-        self._backlog.add(Listen(later, verb, queue=queue))
+        self._backlog.add(Step(later, lambda: self._link.listen(verb, [f"wm:w:{queue}"])))
         return later
 
     def script(self, name: str, *arguments: Any) -> Command:
         return self._link.script(name, (), *arguments)
 
     async def _run(self, calls: list[Call]) -> None:
-        sends: list[Send] = []
-        for call in calls:
-            if isinstance(call, Listen):
-                await self._send(sends)
-                sends = []
-                if call.queue:
-                    await self._link.listen(call.verb, [f"wm:w:{call.queue}"])
-                await self._subscribe(call.verb, call.names)
-                call.later.fulfil(None)
-            elif isinstance(call, Send):
-                sends.append(call)
-        await self._send(sends)
-
-    async def _send(self, sends: list[Send]) -> None:
-        commands = [send.make() for send in sends]
-        answers = iter(await self._link.run([one for many in commands for one in many]) if sends else ())
-        for send, sent in zip(sends, commands, strict=True):
-            own = [next(answers) for _ in sent]
-            refused = next((answer for answer in own if isinstance(answer, ResponseError)), None)
-            if refused is not None:
-                send.later.fail(ChannelError(f"{send.later.what}: redis: {refused}"))
-            else:
-                try:
-                    send.later.fulfil(send.finish(own))
-                except ChannelError as error:
-                    send.later.fail(error)
+        await perform(self._link, calls, ChannelError)
 
     async def _subscribe(self, verb: str, names: Sequence[str]) -> None:
         # "$": the facade's own names, which never mean one of many

@@ -15,7 +15,9 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from workermand import ConfigError
+from workermand.services.links.backlog import Call
 from workermand.services.links.errors import ServiceError, Unauthorized, Unreachable
+from workermand.services.links.later import Later
 
 try:
     import redis.asyncio
@@ -235,6 +237,70 @@ class RedisLink:
         except Exception as error:
             logger.exception("redis at %s: what it pushed could not be handled", self.where)
             self._break(error)
+
+
+class Send(Call):
+    """Commands, made when it is their turn, and what becomes of their answers."""
+
+    __slots__ = ("finish", "make")
+
+    def __init__(
+        self, later: Later[Any], make: Callable[[], list[Command]], finish: Callable[[list[Any]], Any], **options: Any
+    ) -> None:
+        super().__init__(later, **options)
+        self.make = make
+        self.finish = finish
+
+
+class Step(Call):
+    """What takes more than one round trip, or another connection: done by itself, and again after a reconnect."""
+
+    __slots__ = ("do",)
+
+    def __init__(self, later: Later[Any], do: Callable[[], Awaitable[Any]]) -> None:
+        super().__init__(later, repeats=True)
+        self.do = do
+
+
+async def perform(link: RedisLink, calls: Sequence[Call], refused: type[ServiceError]) -> None:
+    """For a Backlog: what stands between two Steps is one round trip. What redis refuses is a ``refused``. Raises
+    Unreachable."""
+    sends: list[Send] = []
+    for call in calls:
+        if isinstance(call, Send):
+            sends.append(call)
+        elif isinstance(call, Step):
+            await _send(link, sends, refused)
+            sends = []
+            try:
+                call.later.fulfil(await call.do())
+            except refused as error:
+                call.later.fail(error)
+    await _send(link, sends, refused)
+
+
+async def _send(link: RedisLink, sends: list[Send], refused: type[ServiceError]) -> None:
+    commands = [send.make() for send in sends]
+    answers = iter(await link.run([one for many in commands for one in many]) if sends else ())
+    for send, sent in zip(sends, commands, strict=True):
+        own = [next(answers) for _ in sent]
+        said = next((answer for answer in own if isinstance(answer, ResponseError)), None)
+        if said is not None:
+            send.later.fail(refused(f"{send.later.what}: redis: {said}"))
+            continue
+        try:
+            send.later.fulfil(send.finish(own))
+        except refused as error:
+            send.later.fail(error)
+
+
+async def is_durable(link: RedisLink) -> bool:
+    """Whether redis writes everything to the disk before it answers, as far as it tells."""
+    (settings,) = await link.run([("CONFIG", "GET", "append*")])
+    if not isinstance(settings, list):
+        return False
+    found = dict(zip(settings[::2], settings[1::2], strict=True))
+    return found.get(b"appendonly") == b"yes" and found.get(b"appendfsync") == b"always"
 
 
 def _words(error: BaseException) -> str:
