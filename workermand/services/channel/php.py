@@ -23,6 +23,7 @@ import msgspec
 from workermand import Connection, ConnectionStatus, Worker
 from workermand.services.channel import wire
 from workermand.services.channel.engine import ChannelError
+from workermand.services.channel.topics import is_pattern
 from workermand.services.links import php
 from workermand.services.links import wire as links
 from workermand.services.links.php import PhpDoor
@@ -166,9 +167,7 @@ class PhpClient:
         names, refused = _names(read.channels)
         match read.type:
             case "subscribe":
-                patterns = [name for name in names if "*" in name]
-                refused += [f"{name}: PHP clients have no patterns" for name in patterns]
-                self._say(wire.SUBSCRIBE, [name for name in names if name not in patterns])
+                self._say(wire.SUBSCRIBE, names)
             case "unsubscribe":
                 self._say(wire.UNSUBSCRIBE, names)
             case "publish" | "publishLoop":
@@ -292,6 +291,8 @@ def _names(channels: Any) -> tuple[list[str], list[str]]:
             refused.append(words)
         elif name.startswith(OWN):
             refused.append(f'{name}: names that begin with "{OWN}" are not for PHP clients')
+        elif is_pattern(name):
+            refused.append(f"{name}: PHP clients have no patterns")
         else:
             names[name] = None
     if len(channels) > NAMES:

@@ -25,6 +25,8 @@ SCHEMES: Final = ("frame", "tcp", "unix")
 """Whichever it is, frames are spoken there."""
 PINGS: Final = (b"", b"ping")
 """Channel's and GlobalData's: they keep a connection alive, and are not answered."""
+NEWS: Final = 10
+"""Refusals that are logged one by one."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -160,8 +162,8 @@ class PhpDoor:
 
 
 def _is_news(count: int) -> bool:
-    """1, 2, 4, 8 ...: nobody fills the log."""
-    return count & (count - 1) == 0
+    """The first ones, then 16, 32, 64 ...: nobody fills the log."""
+    return count < NEWS or count & (count - 1) == 0
 
 
 def _network(worker: Worker, text: str) -> Network:
