@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from workermand import WorkermandError
 from workermand.services.channel import wire
@@ -261,3 +263,18 @@ def test_the_good_names_are_heard_beside_the_bad_ones(scene: Scene) -> None:
     with pytest.raises(WorkermandError, match="PHP clients have no patterns"):
         scene.say("subscribe", ["a", "b*", 7])
     assert scene.heard == [(wire.SUBSCRIBE, ["a", "7"])]
+
+
+words = st.sampled_from(["type", "channels", "data", "subscribe", "watch", "publish", "enqueue", "unwatch", "reserve"])
+scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats() | words | st.text() | st.binary()
+keys = words | st.integers(-(2**63), 2**63 - 1) | st.binary(max_size=3)
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4))
+
+
+@given(values | st.fixed_dictionaries({"type": words | values, "channels": values}, optional={"data": values}))
+def test_any_message_is_taken_or_refused_in_words(message: Any) -> None:
+    scene = Scene()
+    try:
+        scene.client.hear(message)
+    except WorkermandError:
+        pass

@@ -210,3 +210,23 @@ def test_what_is_refused(message: Any, words: str | None) -> None:
             server.client.hear(message)
         assert not server.said
     assert not server.table.changes
+
+
+words = st.sampled_from(["cmd", "key", "value", "md5", "step", "get", "set", "add", "cas", "increment", "delete"])
+scalars = st.none() | st.booleans() | st.integers(-GREATEST, GREATEST) | st.floats() | words | st.text() | st.binary()
+keys = words | st.integers(-GREATEST, GREATEST) | st.binary(max_size=3)
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4))
+
+
+@given(
+    st.lists(values | st.fixed_dictionaries({"cmd": words, "key": words}, optional={"value": values, "step": values}))
+)
+def test_any_message_is_answered_or_refused_in_words(messages: list[Any]) -> None:
+    server = Server()
+    for message in messages:
+        try:
+            server.client.hear(message)
+        except WorkermandError:
+            assert not server.said
+        else:
+            unserialize(server.said.pop())

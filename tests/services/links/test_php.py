@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,18 @@ def test_a_client_that_waits_for_an_answer_is_closed(free_port: Any) -> None:
         server.wait_for(r"refused \(1 so far\): no is no message")
         with Client(("127.0.0.1", port)) as client:
             assert client.ask("yes") == "yes"
+
+
+def test_a_guest_knows_when_its_client_does_not_read(free_port: Any) -> None:
+    port = free_port()
+    with door(f"frame://127.0.0.1:{port}") as server, Client(("127.0.0.1", port)) as client:
+        for _ in range(20):
+            client.send(serialize("x" * 1_000_000))
+        server.wait_for("it is full")
+        client.socket.settimeout(0.1)
+        while "it is drained" not in server.output:
+            with suppress(TimeoutError):
+                assert client.socket.recv(1_000_000)
 
 
 def test_nobody_else_comes_in(free_port: Any) -> None:
