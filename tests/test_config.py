@@ -608,6 +608,8 @@ def test_the_shipped_file_runs_as_it_is() -> None:
         "hello_http": ["http://0.0.0.0:8080"],
         "websocket_echo": ["websocket://0.0.0.0:8081"],
         "upload": ["http://127.0.0.1:8082"],
+        "channel": ["unix://channel.sock"],
+        "globaldata": ["unix://globaldata.sock"],
     }
     assert server.app_path == (str(SHIPPED.parents[1]),)
     assert server.workers["room"].count == 1
@@ -624,8 +626,8 @@ def test_the_shipped_file_has_every_key_once() -> None:
     for of_its_own in ("log", "limits", "http", "websocket", "timeouts", "keepalive", "session"):
         wanted.remove(of_its_own)
     once = {key for key in wanted if written.count(key) == wanted.count(key)}
-    # What a worker needs stands in every worker.
-    assert set(wanted) - once <= {"handler", "listen"}
+    # What a worker needs stands in every worker that needs it.
+    assert set(wanted) - once <= {"handler", "listen", "protocol", "reloadable"}
     assert all(written.count(key) >= wanted.count(key) for key in wanted)
 
 
