@@ -102,6 +102,15 @@ def test_who_waits_is_told_in_order(path: Path) -> None:
     on_disk(path, live)
 
 
+def test_who_raises_keeps_nobody_else_from_being_told(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def live(desk: Desk) -> None:
+        desk.store.write([Put(1, "jobs", b"x", 0.0)], lambda error: int("never"))
+        await desk.write(Put(2, "jobs", b"x", 0.0))
+
+    on_disk(path, live)
+    assert "ValueError" in caplog.text
+
+
 def test_close_writes_what_was_handed_over(path: Path) -> None:
     async def live(desk: Desk) -> None:
         for number in range(1, 100):
@@ -218,7 +227,8 @@ async def write(store, *records):
 
 FULL = """
 async def main():
-    store = SqliteStore(sys.argv[1], asyncio.get_running_loop())
+    troubles = []
+    store = SqliteStore(sys.argv[1], asyncio.get_running_loop(), troubles.append)
     store.load()
     await write(store, *(Put(number, "jobs", b"x", 0.0) for number in range(1, 11)))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -227,7 +237,7 @@ async def main():
     refused = [await write(store, Put(number, "jobs", b"y", 0.0)) for number in (11, 12)]
     say({"refused": refused, "done": done.done(), "counted": [store.counters.failures > 1, store.counters.refused]})
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    say({"later": [await write(store, Put(13, "jobs", b"z", 0.0)), await done]})
+    say({"later": [await write(store, Put(13, "jobs", b"z", 0.0)), await done], "troubles": troubles})
     resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
     store.write([Done(3)])
     await store.close()
@@ -244,7 +254,8 @@ def test_a_full_disk_refuses_new_items_and_keeps_the_rest_for_later(path: Path) 
     refused, later, closed = lines
     assert all("the server's disk does not take it: " in words for words in refused["refused"])
     assert refused["done"] is False and refused["counted"] == [True, 2]
-    assert later == {"later": ["", ""]} and closed == "closed"
+    assert later["later"] == ["", ""] and closed == "closed"
+    assert [bool(words) for words in later["troubles"]] == [True, False]
     rows = {row.number: row for row in on_disk(path)}
     assert sorted(rows) == [2, 3, 4, 5, 6, 7, 8, 9, 10, 13], "3 could not be written: it comes again"
     assert rows[2].attempt == 1 and rows[2].due == 5.0

@@ -80,9 +80,9 @@ class Queueing:
         self.promises = (Promise.QUEUES, Promise.DELAY, Promise.DEAD_LETTERS) + (
             (Promise.PERSISTENCE,) if persist else ()
         )
-        self.store: Store = (
-            SqliteStore(os.path.join(worker.state_dir, FILE), worker.loop) if persist else Memory()
-        )  # fmt: skip
+        self.store: Store = Memory()
+        if persist:
+            self.store = SqliteStore(os.path.join(worker.state_dir, FILE), worker.loop, self._has_trouble)
         self._worker = worker
         self._loop = worker.loop
         # As the system's clock was at the start, and even from then on: what is due is on disk in it, and nobody who
@@ -121,6 +121,10 @@ class Queueing:
         if self._timer is not None:
             self._timer.cancel()
         await self.store.close()
+
+    def _has_trouble(self, words: str) -> None:
+        """For `workermanctl status`."""
+        self._worker.note = words
 
     # ------------------------------------------------------------------ what the server calls
 

@@ -146,7 +146,11 @@ class _Batch:
 class SqliteStore:
     """Process: the child; thread: the one that runs the loop. Its own thread touches nothing but its connection."""
 
-    def __init__(self, path: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, path: str, loop: asyncio.AbstractEventLoop, on_trouble: Callable[[str], object] = lambda words: None
+    ) -> None:
+        """``on_trouble`` is called on the loop: with words when the disk takes nothing any more, with "" when it does
+        again."""
         self.path = path
         self.counters = Counters()
         self._loop = loop
@@ -155,6 +159,7 @@ class SqliteStore:
         self._thread = threading.Thread(target=self._run, name="queues", daemon=True)
         self._ended = asyncio.Event()
         self._failing = False
+        self._on_trouble = on_trouble
 
     # ------------------------------------------------------------------ on the loop
 
@@ -247,8 +252,8 @@ class SqliteStore:
         if self._failing:
             self._failing = False
             logger.warning("%s: it can be written again", self.path)
-        for call in confirmed:
-            call(None)
+            self._on_trouble("")
+        _call(confirmed, None)
 
     def _failed(self, error: sqlite3.Error, confirmed: list[Confirmed], puts: int) -> None:
         self.counters.failures += 1
@@ -256,9 +261,17 @@ class SqliteStore:
         if not self._failing:
             self._failing = True
             logger.error("%s: new items are refused: %s", self.path, error)
-        refusal = NotStored(f"the server's disk does not take it: {error}")
-        for call in confirmed:
-            call(refusal)
+            self._on_trouble(f"new items are refused: {self.path}: {error}")
+        _call(confirmed, NotStored(f"the server's disk does not take it: {error}"))
+
+
+def _call(confirmed: list[Confirmed], outcome: Exception | None) -> None:
+    """All of them, whatever one of them raises: behind each somebody else waits."""
+    for call in confirmed:
+        try:
+            call(outcome)
+        except Exception:
+            logger.exception("what waited for the disk failed")
 
 
 # ---------------------------------------------------------------------------------------------------- the file
