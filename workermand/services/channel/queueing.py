@@ -10,6 +10,7 @@ its hands and as many as its credit, and answers, up to OWED bytes; beyond that 
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 import time
@@ -107,6 +108,17 @@ class Queueing:
 
     async def start(self) -> None:
         """Reads what is on disk. Raises LoadError."""
+        # A million items are some millions of objects that stay: the collector would look through them again and again,
+        # for half of the time that this takes; and later, with everybody waiting.
+        gc.disable()
+        try:
+            await self._load()
+        finally:
+            gc.freeze()
+            gc.enable()
+        self._flush()
+
+    async def _load(self) -> None:
         rows = await self._loop.run_in_executor(None, self.store.load)
         # Greater than any number before, also where nothing was kept: an answer to an item of the process before this
         # one must not hit another item.
@@ -114,7 +126,6 @@ class Queueing:
         self.queues.load(rows)
         if rows:
             logger.info("%d items are in the queues from before", len(rows))
-        self._flush()
 
     async def close(self) -> None:
         """What was handed to the disk is written, within its deadline."""
