@@ -6,6 +6,7 @@ seen. The whole daemon is killed, and started again over the same directory.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import subprocess
@@ -22,7 +23,10 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from tests.conftest import wait_until
 from tests.services.globaldata.conftest import HANDLER
-from workermand.services.globaldata import BlockingGlobalData, GlobalDataError
+from tests.services.globaldata.faults import confirmed_values_survive, watches_go_on
+from workermand.services.globaldata import BlockingGlobalData, GlobalDataError, wire
+from workermand.services.globaldata.embedded import Embedded
+from workermand.services.links.address import parse
 from workermand.services.links.errors import TimedOut, Unreachable
 from workermand.testing import RunningServer, running_server
 
@@ -212,6 +216,23 @@ def test_against_a_dict(mortal: Mortal, full: bool) -> None:
             database=None,
         ),
     )
+
+
+# ---------------------------------------------------------------------------------------------------- as every engine
+
+
+def engine_of(mortal: Mortal) -> Embedded:
+    return Embedded(*parse(mortal.url, wire.SERVICE, wire.PORT))
+
+
+def test_watches_go_on(mortal: Mortal) -> None:
+    asyncio.run(watches_go_on(lambda: engine_of(mortal), mortal))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_confirmed_values_survive(mortal: Mortal, full: bool) -> None:
+    asyncio.run(confirmed_values_survive(lambda: engine_of(mortal), mortal, 100 if full else 5))
 
 
 # ---------------------------------------------------------------------------------------------------- many processes

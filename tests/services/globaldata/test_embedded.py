@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -16,9 +16,10 @@ from tests.conftest import PATIENCE
 from tests.services.globaldata.conftest import children, serving
 from workermand.services.globaldata import wire
 from workermand.services.globaldata.embedded import Embedded
-from workermand.services.globaldata.engine import Entry, GlobalDataError
+from workermand.services.globaldata.engine import Engine, Entry, GlobalDataError, Promise
 from workermand.services.links.address import Address, parse
 from workermand.services.links.errors import Unauthorized, Unreachable
+from workermand.testing import globaldata_suite as suite
 
 
 class Heard:
@@ -48,6 +49,25 @@ async def started(url: str, **options: Any) -> AsyncIterator[tuple[Embedded, Hea
             yield engine, heard
     finally:
         await engine.close()
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving() as (_server, url):
+        yield url
+
+
+@pytest.mark.parametrize("check", suite.CHECKS, ids=lambda check: check.name)
+def test_it_keeps_its_promises(check: suite.Check, url: str) -> None:
+    async def main() -> None:
+        def make() -> Engine:
+            return Embedded(*parse(url, wire.SERVICE, wire.PORT))
+
+        async with suite.clients(make, 1) as (client,):
+            assert client.engine.promises == set(Promise) - {Promise.PERSISTENCE}
+        await check(make)
+
+    uvloop.run(main())
 
 
 def test_more_than_one_message_has_room_for() -> None:

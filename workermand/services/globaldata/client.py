@@ -283,7 +283,9 @@ def _engine(url: str | None, secret: str | None, tls: Any, timeout: float) -> En
         return Embedded(server.address, secret=server.secret if secret is None else secret, tls=tls, timeout=timeout)
     scheme = url.partition("://")[0]
     if scheme in OTHERS:
-        return _foreign(url, *OTHERS[scheme])
+        if secret or tls:
+            raise ConfigError(url, "it has no secret and no tls of ours", "its URL says who calls, and how")
+        return _foreign(url, *OTHERS[scheme], timeout)
     addresses = parse(url, SERVICE, PORT)
     engines = {str(address): Embedded(address, secret=secret or "", tls=tls, timeout=timeout) for address in addresses}
     if len(engines) < len(addresses):
@@ -291,10 +293,10 @@ def _engine(url: str | None, secret: str | None, tls: Any, timeout: float) -> En
     return next(iter(engines.values())) if len(engines) == 1 else Sharded(engines)
 
 
-def _foreign(url: str, name: str, kind: str) -> Engine:
+def _foreign(url: str, name: str, kind: str, timeout: float) -> Engine:
     try:
         module = importlib.import_module(f"workermand.services.globaldata.{name}")
     except ModuleNotFoundError as error:
         raise ConfigError(url, f"no module named {error.name}", f'pip install "workermand[{name}]"') from None
-    engine: Engine = getattr(module, kind)(url)
+    engine: Engine = getattr(module, kind)(url, timeout=timeout)
     return engine

@@ -154,11 +154,18 @@ class Embedded:
     # ------------------------------------------------------------------ watching
 
     def watch(self, key: str) -> Later[None]:
-        """A key of which the server has heard is watched again whenever it comes back."""
+        """It is watched again whenever the server comes back."""
         self._watched.add(key)
-        return then(
-            self._read(f"watch {key}", _as_it_is, wire.WATCH, key), f"watch {key}", lambda held: self._tell(key, *held)
-        )
+        return self._watch(key, is_again=False)
+
+    def _watch(self, key: str, is_again: bool) -> Later[None]:
+        """That there is nothing is news only to who may have seen something."""
+
+        def tell(held: Any) -> None:
+            if is_again or held[0] is not None:
+                self._tell(key, *held)
+
+        return then(self._read(f"watch {key}", _as_it_is, wire.WATCH, key), f"watch {key}", tell)
 
     def unwatch(self, key: str) -> Later[None]:
         self._watched.discard(key)
@@ -178,7 +185,8 @@ class Embedded:
         if not self._was_up:
             self._was_up = True
             return
-        again = all_of([self.watch(key) for key in sorted(self._watched)], "watch again", lambda _results: None)
+        watches = [self._watch(key, is_again=True) for key in sorted(self._watched)]
+        again = all_of(watches, "watch again", lambda _results: None)
         again.add_done_callback(self._regained)
 
     def _regained(self, again: Any) -> None:
