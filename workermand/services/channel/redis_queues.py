@@ -69,7 +69,7 @@ class RedisQueues:
     def close(self) -> None:
         for consumers in list(self._waiting.values()):
             for consumer in list(consumers):
-                self._end(consumer)
+                self._end(consumer).add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
     def lost(self) -> None:
         """What is in hand goes back to its queue: our name in redis is gone."""
