@@ -15,11 +15,11 @@ from typing import Any, Final
 
 from workermand.services.channel.engine import ChannelError, Item, Promise, Receiver
 from workermand.services.channel.nats_queues import NatsQueues
-from workermand.services.channel.nats_subjects import cover, name, subject
 from workermand.services.channel.topics import is_pattern, matcher
 from workermand.services.links.backlog import Backlog, Call
 from workermand.services.links.later import Later
 from workermand.services.links.nats import NatsLink, Send, Step, perform
+from workermand.services.links.subjects import cover, name, subject
 
 logger = logging.getLogger(__name__)
 

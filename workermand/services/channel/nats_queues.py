@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from workermand.services.channel.engine import ChannelError, Item
-from workermand.services.channel.nats_subjects import name, subject
 from workermand.services.links.errors import ServiceError
 from workermand.services.links.later import Later
 from workermand.services.links.nats import ApiError
+from workermand.services.links.subjects import name, subject
 
 if TYPE_CHECKING:
     from workermand.services.channel.nats import NatsEngine

@@ -83,6 +83,13 @@ class Backlog:
         elif self._timeout is not None and self._expiry is None:
             self._expiry = asyncio.get_running_loop().call_at(call.deadline, self._expire)
 
+    def put_first(self, call: Call) -> None:
+        """Before all that waits: what a new connection needs."""
+        if self._timeout is not None:
+            call.deadline = asyncio.get_running_loop().time() + self._timeout
+        self._waiting.appendleft(call)
+        self._count(call, 1)
+
     def resume(self) -> None:
         """The server is there."""
         self._flows = True

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workermand.services.channel import nats_subjects
 from workermand.services.channel.topics import matcher
+from workermand.services.links import subjects
 
 LEGAL = re.compile(r"[A-Za-z0-9_=-]+(\.[A-Za-z0-9_=-]+)*", re.ASCII)
 NAMES = st.text(st.sampled_from("ab.=*>$ ü\U0001f600-_%"), min_size=1) | st.text(min_size=1)
@@ -21,16 +21,16 @@ def test_a_name_comes_back(name: str) -> None:
         name.encode()
     except UnicodeEncodeError:
         return
-    subject = nats_subjects.subject(name)
+    subject = subjects.subject(name)
     assert LEGAL.fullmatch(subject)
-    assert nats_subjects.name(subject) == name
+    assert subjects.name(subject) == name
 
 
 @given(st.text("ab.", min_size=1), st.text("ab.*", min_size=1))
 def test_a_pattern_is_covered(name: str, pattern: str) -> None:
-    covered = nats_subjects.cover(pattern)
+    covered = subjects.cover(pattern)
     matched = bool(matcher(pattern).fullmatch(name))
-    subject = nats_subjects.subject(name)
+    subject = subjects.subject(name)
     root = covered.subject.removesuffix(">")
     found = subject.startswith(root) and len(subject) > len(root) if root != covered.subject else subject == root
     assert found or not matched
@@ -52,4 +52,4 @@ def test_a_pattern_is_covered(name: str, pattern: str) -> None:
     ],
 )
 def test_what_covers_a_pattern(pattern: str, subject: str, is_exact: bool) -> None:
-    assert nats_subjects.cover(pattern) == (subject, is_exact)
+    assert subjects.cover(pattern) == (subject, is_exact)

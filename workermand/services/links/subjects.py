@@ -1,4 +1,4 @@
-"""Names of events and queues as subjects of nats, and back. Pure.
+"""Names of events, queues and keys as subjects of nats, and back. Pure.
 
 "room.1" is wm.e.room.1: a part between dots is a token, whose signs that nats has a use for are written =XX. A pattern
 is the smallest subject with a > that covers it; most patterns end with .* and mean just that.
