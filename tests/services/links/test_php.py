@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -99,7 +101,7 @@ def test_whoever_is_allowed_is_heard_at_each_address(free_port: Any, short_dir: 
                 client.send(b"ping")
                 assert client.ask(message) == message
             server.wait_for("one guest has gone")
-        server.wait_for("are not authenticated: open to 127.0.0.0/8, ::1/128")
+        server.wait_for("are not authenticated: whoever comes from 127.0.0.0/8, ::1 may")
 
 
 def test_what_is_refused_is_logged_and_the_next_message_heard(free_port: Any) -> None:
@@ -168,3 +170,29 @@ def test_what_cannot_be_is_told_at_the_start(listen: Any, allow: list[str], word
     with pytest.raises(ServerFailed, match=f"worker main: {words}"):
         with door(listen, allow=allow):
             pass
+
+
+@pytest.mark.parametrize("service", ["channel", "globaldata"])
+def test_workermand_check_says_it(service: str, tmp_path: Path) -> None:
+    def check(text: str) -> tuple[bool, str]:
+        file.write_text(text)
+        command = [sys.executable, "-m", "workermand", "check", "-c", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode == 0, done.stderr
+
+    file = tmp_path / "workers.toml"
+    worker = f"""
+        [worker.{service}]
+        handler = "workermand.services.{service}.server"
+        listen = "unix://{service}.sock"
+        protocol = "frame"
+    """
+    door = 'options.php = {listen = "frame://0.0.0.0:2206", allow = ["10.0.0.0/8"]}'
+    remark = (
+        f"{file}: worker.{service}: PHP clients at frame://0.0.0.0:2206 are not authenticated: "
+        "whoever comes from 10.0.0.0/8 may do what such a client can\n"
+    )
+    assert check(f"{worker}\n{door}") == (True, remark)
+    is_good, words = check(f"{worker}\n{door.replace('10.0.0.0/8', '10.0.0.1/8')}")
+    assert not is_good and "options.php.allow: 10.0.0.1/8 has host bits set" in words
+    assert check(worker) == (True, "")

@@ -27,6 +27,7 @@ from workermand.services.channel.queueing import Queueing
 from workermand.services.links import wire as links
 from workermand.services.links.door import Door
 from workermand.services.links.errors import ServiceError
+from workermand.services.links.php import check
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     queues: QueueLimits = QueueLimits()
     php: php.Settings | None = None
     """A door for clients of PHP's Channel, who know no secret."""
+
+
+def on_worker_check(worker: Worker) -> list[str]:
+    """Its options, for `workermand check`. Raises LoadError."""
+    settings = options.read(worker, Settings)
+    return [check(worker, settings.php)] if settings.php is not None else []
 
 
 async def on_worker_start(worker: Worker) -> None:

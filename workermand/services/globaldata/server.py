@@ -31,6 +31,7 @@ from workermand.services.globaldata.table import Limits, Table
 from workermand.services.links import wire as links
 from workermand.services.links.door import Door
 from workermand.services.links.php import Settings as PhpSettings
+from workermand.services.links.php import check
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     php: PhpSettings | None = None
     """An address for Workerman's clients: links/php.py."""
+
+
+def on_worker_check(worker: Worker) -> list[str]:
+    """Its options, for `workermand check`. Raises LoadError."""
+    settings = options.read(worker, Settings)
+    return [check(worker, settings.php)] if settings.php is not None else []
 
 
 async def on_worker_start(worker: Worker) -> None:

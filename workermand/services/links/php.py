@@ -28,8 +28,6 @@ PINGS: Final = (b"", b"ping")
 NEWS: Final = 10
 """Refusals that are logged one by one."""
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``options.php``."""
@@ -38,6 +36,30 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """ "frame://127.0.0.1:2206", or "unix://php.sock" for one in run_dir."""
     allow: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.0/8", "::1"])
     """Addresses and networks; whoever can open a unix socket may come in, too."""
+
+    @property
+    def addresses(self) -> list[str]:
+        return [self.listen] if isinstance(self.listen, str) else self.listen
+
+
+def check(worker: Worker, settings: Settings) -> str:
+    """What an operator has to know of this door. Raises LoadError."""
+    for uri in settings.addresses:
+        if uri.partition("://")[0] not in SCHEMES:
+            raise options.complaint(
+                worker, "php.listen", f'"{uri}": PHP clients speak frames, write frame:// or unix://'
+            )
+    if not settings.addresses:
+        raise options.complaint(worker, "php.listen", 'names no address, as in "frame://127.0.0.1:2206"')
+    for text in settings.allow:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError as error:
+            raise options.complaint(worker, "php.allow", f'{error}: write "10.0.0.0/8" or "192.0.2.1"') from None
+    return (
+        f"PHP clients at {', '.join(settings.addresses)} are not authenticated: whoever comes from "
+        f"{', '.join(settings.allow) or 'a unix socket'} may do what such a client can"
+    )
 
 
 class Guest(Protocol):
@@ -72,8 +94,9 @@ class PhpDoor:
         an answer. Raises LoadError."""
         self._worker = worker
         self._service = service
-        self._listen = [settings.listen] if isinstance(settings.listen, str) else settings.listen
-        self._allow = [_network(worker, text) for text in settings.allow]
+        self._remark = check(worker, settings)
+        self._listen = settings.addresses
+        self._allow = [ipaddress.ip_network(text) for text in settings.allow]
         self._welcome = welcome
         self._closes = closes
         self._guests: dict[Connection, Guest] = {}
@@ -82,13 +105,6 @@ class PhpDoor:
         """Connections from elsewhere."""
         self.offences = 0
         """Messages that were refused."""
-        for uri in self._listen:
-            if uri.partition("://")[0] not in SCHEMES:
-                raise options.complaint(
-                    worker, "php.listen", f'"{uri}": PHP clients speak frames, write frame:// or unix://'
-                )
-        if not self._listen:
-            raise options.complaint(worker, "php.listen", 'names no address, as in "frame://127.0.0.1:2206"')
 
     async def open(self) -> None:
         """Raises LoadError."""
@@ -97,12 +113,7 @@ class PhpDoor:
                 await self._worker.listen(uri, self)
             except (ConfigError, ControlError) as error:
                 raise options.complaint(self._worker, "php.listen", str(error)) from None
-        logger.warning(
-            "%s: PHP clients at %s are not authenticated: open to %s",
-            self._service,
-            ", ".join(self._listen),
-            ", ".join(map(str, self._allow)) or "unix sockets only",
-        )
+        logger.warning("%s", self._remark)
 
     # ------------------------------------------------------------------ the callbacks of its connections
 
@@ -164,10 +175,3 @@ class PhpDoor:
 def _is_news(count: int) -> bool:
     """The first ones, then 16, 32, 64 ...: nobody fills the log."""
     return count < NEWS or count & (count - 1) == 0
-
-
-def _network(worker: Worker, text: str) -> Network:
-    try:
-        return ipaddress.ip_network(text)
-    except ValueError as error:
-        raise options.complaint(worker, "php.allow", f'{error}: write "10.0.0.0/8" or "192.0.2.1"') from None
