@@ -233,6 +233,25 @@ def test_an_item_of_a_php_consumer_that_dies_comes_back(service: Service) -> Non
     asyncio.run(main())
 
 
+def test_an_item_that_php_keeps_too_long_goes_to_another(free_port: Any) -> None:
+    code = "$c->watch('jobs', function ($data) { tell($data); heard(); });  $c->run(1);"
+
+    async def main(service: Service) -> None:
+        async with service.python() as channel:
+            await channel.enqueue("jobs", "one")
+            with program(CONNECT + code, service.php) as php:
+                assert await told(php) == ["one"]
+                job = await channel.reserve("jobs", wait=PATIENCE)
+                assert job is not None and (job.data, job.attempt) == ("one", 2)
+                await job.acknowledge()
+                php.say()
+                await asyncio.to_thread(php.end)
+            assert await channel.reserve("jobs") is None
+
+    with serving(free_port(), php={"deadline": 0.5}) as service:
+        asyncio.run(main(service))
+
+
 def test_without_auto_reserve_an_item_is_called_for(service: Service) -> None:
     code = """
         $c->watch('jobs', function ($data) { tell($data); }, false);

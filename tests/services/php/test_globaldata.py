@@ -101,6 +101,15 @@ def test_variables_go_both_ways(service: Service) -> None:
         assert (text, sorted(keys)) == ("from Python", ["y", "z"])
 
 
+def test_python_exchanges_what_php_has_set(service: Service) -> None:
+    code = "$g->table = ['b' => 1, 'a' => [2.5], 7 => true];"
+    with service.python() as data:
+        assert run(CONNECT + code, service.php) == []
+        assert data.cas("table", {"b": 1, "a": [2.5]}, "new") is False
+        assert data.cas("table", data.get("table"), "new") is True
+        assert run(CONNECT + "tell($g->table);", service.php) == [["new"]]
+
+
 def test_increments_of_many_processes_of_both_are_all_counted(service: Service) -> None:
     code = CONNECT + "heard(); for ($i = 0; $i < 200; $i++) { $g->increment('n'); } tell('done');"
     with contextlib.ExitStack() as stack, service.python() as data:
