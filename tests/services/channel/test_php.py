@@ -142,6 +142,14 @@ def test_what_php_cannot_have_is_left_out_and_said(scene: Scene) -> None:
     assert scene.complaints == ["an event of a: an integer that needs more than PHP's 64 bits"] * 2
 
 
+@pytest.mark.parametrize("envelope", [b"", b"\xc1", b"\x91\xa1\xff", b"\x91\x81\x80\x01", b"\x80", b"\x91" * 5000])
+def test_what_is_no_envelope_hurts_nobody(scene: Scene, envelope: bytes) -> None:
+    good = wire.event_frame("a", wire.pack_envelope(1))
+    assert scene.client.send(wire.event_frame("a", envelope) + good, raw=True) is True
+    assert [message["data"] for message in scene.told] == [1]
+    assert len(scene.complaints) == 1 and scene.complaints[0].startswith("an event of a: ")
+
+
 def test_a_slow_one_is_told_of_as_any_client(scene: Scene) -> None:
     scene.room = False
     assert scene.client.send(wire.event_frame("a", wire.pack_envelope(1)), raw=True) is False

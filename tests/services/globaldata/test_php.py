@@ -178,6 +178,18 @@ def test_what_php_cannot_have_is_an_error_and_no_wrong_value() -> None:
     assert server.get() == 2**64 - 1
 
 
+@pytest.mark.parametrize("packed", [b"", b"\xc1", b"\xa1\xff", b"\x81\x80\x01", b"\x91" * 5000])
+def test_what_is_no_value_is_an_error_and_can_be_overwritten(packed: bytes) -> None:
+    server = Server()
+    server.table.set("k", packed, None, 0.0)
+    for cmd in ("get", "increment"):
+        with pytest.raises(WorkermandError):
+            server.ask(cmd)
+    assert server.cas(None, 1) is False
+    assert server.ask("set", value=1) is True
+    assert server.get() == 1
+
+
 @pytest.mark.parametrize(
     ("message", "words"),
     [

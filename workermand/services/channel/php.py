@@ -26,6 +26,7 @@ from workermand.services.channel.engine import ChannelError
 from workermand.services.channel.topics import is_pattern
 from workermand.services.links import php
 from workermand.services.links import wire as links
+from workermand.services.links.errors import ServiceError
 from workermand.services.links.php import PhpDoor
 from workermand.services.links.serialize import SerializeError, serialize
 
@@ -121,8 +122,12 @@ def _bodies(data: bytes) -> Iterator[bytes]:
 
 
 def _frame(kind: str, channel: str, envelope: bytes) -> bytes:
-    """Raises SerializeError."""
-    body = serialize({"type": kind, "channel": channel, "data": wire.unpack_envelope(envelope).data})
+    """Raises SerializeError: PHP has no such value, or a client has published what is no envelope."""
+    try:
+        data = wire.unpack_envelope(envelope).data
+    except (ServiceError, ValueError) as error:
+        raise SerializeError(str(error)) from None
+    body = serialize({"type": kind, "channel": channel, "data": data})
     return (len(body) + links.HEAD).to_bytes(links.HEAD, "big") + body
 
 

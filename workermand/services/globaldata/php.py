@@ -49,7 +49,7 @@ class Request(msgspec.Struct, tag_field="cmd"):
     def held(self, table: Table, now: float) -> Any:
         """None stands for nothing, too."""
         entry = table.get(self.name, now)
-        return None if entry is None else wire.unpack_value(entry.value)
+        return None if entry is None else _unpack(entry.value)
 
 
 class Get(Request, tag="get"):
@@ -84,7 +84,7 @@ class Increment(Request, tag="increment"):
 
     def run(self, table: Table, now: float) -> int | float | bool:
         entry = table.get(self.name, now)
-        held = None if entry is None else wire.unpack_value(entry.value)
+        held = None if entry is None else _unpack(entry.value)
         if entry is None or held is None:
             return False
         if (step := _number(self.step)) is None:
@@ -100,7 +100,7 @@ class Cas(Set, tag="cas"):
     def run(self, table: Table, now: float) -> bool:
         entry = table.get(self.name, now)
         try:
-            held = serialize(None if entry is None else wire.unpack_value(entry.value))
+            held = serialize(None if entry is None else _unpack(entry.value))
         except SerializeError:  # no PHP client has ever seen it
             return False
         if hashlib.md5(held, usedforsecurity=False).hexdigest() != self.md5:
@@ -111,6 +111,14 @@ class Cas(Set, tag="cas"):
 
 
 AnyRequest = Get | Set | Add | Delete | Increment | Cas
+
+
+def _unpack(packed: bytes) -> Any:
+    """Raises SerializeError: a client has set what is no value."""
+    try:
+        return wire.unpack_value(packed)
+    except (GlobalDataError, ValueError) as error:
+        raise SerializeError(str(error)) from None
 
 
 def _number(value: Any) -> int | float | None:
