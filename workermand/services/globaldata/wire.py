@@ -199,17 +199,21 @@ class About(Request, tag=ABOUT):
     """Its answer: which of the promises the server has been set to keep; the server's own to say."""
 
 
-_Any = (
-    Get | GetMany | Set | SetMany | Add | Cas | CasVersion | Increment | Delete | Exists | Keys | Expire | TimeToLive
-    | Watch | Unwatch | About
-)  # fmt: skip
+_KINDS: Final[dict[Any, type[Request]]] = {
+    kind.__struct_config__.tag: kind
+    for kind in (
+        Get, GetMany, Set, SetMany, Add, Cas, CasVersion, Increment, Delete, Exists, Keys, Expire, TimeToLive, Watch,
+        Unwatch, About,
+    )
+}  # fmt: skip
 
 
 def read(message: list[Any]) -> Request:
     """The request that a message is. Raises GlobalDataError."""
     try:
-        request: Request = msgspec.convert(message, _Any, builtin_types=(bytes,))  # no base64
-    except msgspec.ValidationError as error:
+        # One kind, not a union of all: msgspec makes a union anew for each call, 16 us in place of one.
+        request = msgspec.convert(message, _KINDS[message[0]], builtin_types=(bytes,))  # no base64
+    except (msgspec.ValidationError, KeyError) as error:
         raise GlobalDataError(f"no request of GlobalData: {error}") from None
     return request
 
