@@ -336,7 +336,8 @@ async def a_watch_begins_with_what_is_there(make: Make) -> None:
         await watcher.engine.watch(key)
         assert watcher.changes.get_nowait()[:2] == (key, pack_value("before"))
         await watcher.engine.watch(missing)
-        assert watcher.changes.empty()
+        while not watcher.changes.empty():  # that there is none may be said, or not
+            assert watcher.changes.get_nowait()[:2] == (missing, None)
         await writer.engine.set(missing, pack_value("now"))
         await watcher.sees(missing, pack_value("now"))
 
@@ -385,7 +386,8 @@ async def who_unwatches_is_told_nothing(make: Make) -> None:
         await client.engine.unwatch(key)
         await client.engine.set(key, pack_value(1))
         await client.engine.set(other, pack_value(2))
-        change = await soon("a change", client.changes.get())
+        while (change := await soon("a change", client.changes.get()))[1] is None:
+            pass  # that there is none may be said, or not
         assert change[:2] == (other, pack_value(2))
 
 
