@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import wait_until
+from tests.conftest import PATIENCE, wait_until
 from tests.services.links.conftest import HANDLER, serving
 from workermand.services.links import wire
 from workermand.services.links.address import Address
@@ -64,3 +67,17 @@ def test_a_ping_is_answered() -> None:
 def read(client: socket.socket) -> list[Any]:
     length = int.from_bytes(client.recv(4, socket.MSG_WAITALL), "big")
     return wire.unpack(client.recv(length - 4, socket.MSG_WAITALL))
+
+
+@pytest.mark.parametrize("service", ["channel", "globaldata"])
+@pytest.mark.parametrize(
+    ("listen", "words"),
+    [("", "listens nowhere: add listen = "), ("frame://0.0.0.0:2206", "there is no options.secret")],
+)
+def test_check_finds_it_before_the_start(service: str, listen: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "workers.toml"
+    line = f'listen = "{listen}"' if listen else ""
+    file.write_text(f'[worker.x]\nhandler = "workermand.services.{service}.server"\n{line}\n')
+    command = [sys.executable, "-m", "workermand", "check", "-c", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 1 and words in done.stderr

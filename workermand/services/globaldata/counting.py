@@ -16,7 +16,7 @@ def plus(key: str, value: bytes, step: int | float) -> tuple[int | float, bytes]
     """The sum, and what to store. Raises GlobalDataError."""
     try:
         number: int | float = _decode(value)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise GlobalDataError(f"increment: {key} holds no number; set it to one first") from None
     number += step
     try:

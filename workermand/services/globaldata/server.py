@@ -30,8 +30,9 @@ from workermand.services.globaldata.store import Batch, Store
 from workermand.services.globaldata.table import Limits, Table
 from workermand.services.links import wire as links
 from workermand.services.links.door import Door
+from workermand.services.links.door import check as check_listen
 from workermand.services.links.php import Settings as PhpSettings
-from workermand.services.links.php import check
+from workermand.services.links.php import check as check_php
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def on_worker_check(worker: Worker) -> list[str]:
     """Its options, for `workermand check`. Raises LoadError."""
     settings = options.read(worker, Settings)
-    return [check(worker, settings.php)] if settings.php is not None else []
+    check_listen(worker, wire.SERVICE, settings.secret, LISTEN)
+    return [check_php(worker, settings.php)] if settings.php is not None else []
 
 
 async def on_worker_start(worker: Worker) -> None:

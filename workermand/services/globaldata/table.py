@@ -171,7 +171,7 @@ class Table:
             return None
         try:
             number: int | float = _number.decode(variable.value)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             raise GlobalDataError(f"increment: {key} holds no number; set it to one first") from None
         number += step
         try:

@@ -275,7 +275,7 @@ def unpack_value(packed: bytes) -> Any:
     """Raises GlobalDataError: somebody else than us has written it."""
     try:
         return _decode(packed)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise GlobalDataError(f"what it holds is no MessagePack: {error}") from None
 
 

@@ -30,7 +30,7 @@ class Door:
         self._loop = asyncio.get_running_loop()
         self.refused = 0
         """Clients without the secret, or that were none of ours."""
-        _check(worker, service, secret, default)
+        check(worker, service, secret, default)
 
     def on_connect(self, connection: Connection) -> None:
         """It has PATIENCE for its proof."""
@@ -82,7 +82,8 @@ class Door:
             stranger[1].cancel()
 
 
-def _check(worker: Worker, service: str, secret: str, default: str) -> None:
+def check(worker: Worker, service: str, secret: str, default: str) -> None:
+    """Raises LoadError, as Door does: for on_worker_check."""
     own = [uri for sibling in worker.siblings if sibling.name == worker.name for uri in sibling.listen]
     if not own:
         raise LoadError(f'worker {worker.name}: {service} listens nowhere: add listen = "{default}"')
