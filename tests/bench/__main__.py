@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 import websockets.sync.client
 
-from tests.bench import proxying
+from tests.bench import events, proxying
 from tests.bench.slow import CLIENTS as SLOW
 from tests.bench.slow import latency
 from tests.certs import Authority
@@ -302,6 +302,15 @@ def proxy(args: argparse.Namespace) -> Row:
     return f"moved by a second of a proxy's CPU, {proxying.CONNECTIONS} connections", measured, ""
 
 
+def channel(args: argparse.Namespace) -> Row:
+    parts = []
+    for (subscribers, under_way), costs in events.measure(args.rounds, args.seconds).items():
+        words = ", ".join(f"{name} {each * 1e6:.2f} us" for name, each in costs.items())
+        ratio = costs["ours"] / costs["redis"]
+        parts.append(f"{subscribers} subscribers, {under_way} under way: {ratio:.2f} x redis ({words})")
+    return "server's CPU per event delivered", "; ".join(parts), "3 x redis"
+
+
 def floor(args: argparse.Namespace) -> Row:
     with foreign([sys.executable, HERE / "bare.py"]) as (pid, port):
         words = [["text", 64, depth] for depth in (1, 16)]
@@ -430,6 +439,7 @@ MEASURES = {
         files,
         tls,
         proxy,
+        channel,
         floor,
         short,
         idle,

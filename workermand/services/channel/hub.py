@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 from workermand import Connection, ConnectionStatus
 from workermand.services.channel import wire
@@ -28,11 +28,19 @@ SUBSCRIPTIONS: Final = 100_000
 """Of one client, by default."""
 
 
-class Run(NamedTuple):
+class Run:
     """Events one behind the other with the same subscribers."""
 
-    subscribers: tuple[Connection, ...]
-    frames: list[bytes]
+    __slots__ = ("frames", "subscribers", "taken")
+
+    def __init__(self, subscribers: tuple[Connection, ...]) -> None:
+        self.subscribers = subscribers
+        self.frames: list[bytes] = []
+        self.taken = len(subscribers)
+        """How many subscribers took them."""
+
+
+NOBODY: Final[tuple[Connection, ...]] = ()
 
 
 class Counters:
@@ -60,8 +68,10 @@ class Hub:
         self._soon = soon
         self._slow: Slow = slow
         self._runs: list[Run] = []
-        self._published: list[tuple[Connection, int, list[Run]]] = []
-        """Publisher, number, and for each event where it went."""
+        self._last = Run(NOBODY)
+        """The last of them."""
+        self._published: dict[Connection, list[tuple[int, list[Run]]]] = {}
+        """By publisher, for each call its number, and for each event where it went."""
         self._owed: dict[Connection, tuple[int, list[int]]] = {}
         """Confirmations that a publisher, slow itself, has not got yet."""
         self._missed: dict[Connection, int] = {}
@@ -76,10 +86,14 @@ class Hub:
     ) -> None:
         """``publisher``: who gets the confirmation; None: nobody does."""
         went = [self._add(event, envelope, one) for event in events]
-        self.counters.published += len(events)
         if publisher is not None:
-            self._published.append((publisher, number, went))
-        self._wake()
+            calls = self._published.get(publisher)
+            if calls is None:
+                calls = self._published[publisher] = []
+            calls.append((number, went))
+        if not self._awake:
+            self._awake = True
+            self._soon(self.flush)
 
     def subscribe(self, connection: Connection, names: Sequence[str], limit: int = SUBSCRIPTIONS) -> str:
         """Why not; "" when it is done: all of them, or none."""
@@ -124,61 +138,40 @@ class Hub:
             subscribers: tuple[Connection, ...] = (taker,) if taker is not None else ()
         else:
             subscribers = self.topics.matching(event)
-        if not self._runs or (last := self._runs[-1]).subscribers is not subscribers:
-            last = Run(subscribers, [])
-            self._runs.append(last)
-        if subscribers:
-            last.frames.append(wire.event_frame(event, envelope))
-        return last
-
-    def _wake(self) -> None:
-        if not self._awake:
-            self._awake = True
-            self._soon(self.flush)
+        run = self._last
+        if run.subscribers is not subscribers:
+            run = self._last = Run(subscribers)
+            self._runs.append(run)
+        run.frames.append(wire.event_frame(event, envelope) if subscribers else b"")
+        return run
 
     def flush(self) -> None:
         """At the end of the turn."""
         self._awake = False
         runs, self._runs = self._runs, []
-        published, self._published = self._published, []
-        refused = self._deliver(runs)
-        confirmations: dict[Connection, tuple[int, list[int]]] = {}
-        for publisher, number, went in published:
-            count = 0
-            for run in went:
-                count += len(run.subscribers)
-                if refused:
-                    count -= len(refused.intersection(run.subscribers))
-            if publisher in confirmations:
-                counts = confirmations[publisher][1]
-                counts.append(count)
-            else:
-                counts = [count]
-            confirmations[publisher] = (number, counts)
-        for publisher, (number, counts) in confirmations.items():
-            self._confirm(publisher, number, counts)
+        self._last = Run(NOBODY)
+        published, self._published = self._published, {}
+        self._deliver(runs)
+        for publisher, calls in published.items():
+            counts = [went[0].taken if len(went) == 1 else sum([run.taken for run in went]) for _, went in calls]
+            self._confirm(publisher, calls[-1][0], counts)
 
-    def _deliver(self, runs: list[Run]) -> set[Connection]:
-        """Who did not take it."""
+    def _deliver(self, runs: list[Run]) -> None:
+        taken = 0
         refused: set[Connection] = set()
-        if len(runs) == 1:
-            subscribers, frames = runs[0]
-            data, count = b"".join(frames), len(frames)
-            self.counters.delivered += count * len(subscribers)
-            for connection in subscribers:
-                if connection.send(data, raw=True) is False:
-                    refused.add(connection)
-                    self._drop(connection, count)
-            return refused
-        for connection, (parts, count) in _by_subscriber(runs).items():
-            self.counters.delivered += count
-            if connection.send(b"".join(parts), raw=True) is False:
+        for connection, (data, count) in _by_subscriber(runs).items():
+            if connection.send(data, raw=True) is not False:
+                taken += count
+            else:
                 refused.add(connection)
                 self._drop(connection, count)
-        return refused
+        self.counters.delivered += taken
+        for run in runs:
+            self.counters.published += len(run.frames)
+            if refused:
+                run.taken -= len(refused.intersection(run.subscribers))
 
     def _drop(self, connection: Connection, count: int) -> None:
-        self.counters.delivered -= count
         if connection.status is not ConnectionStatus.ESTABLISHED:
             return
         self.counters.dropped += count
@@ -199,16 +192,20 @@ class Hub:
             self._owed[publisher] = (number, counts)
 
 
-def _by_subscriber(runs: list[Run]) -> dict[Connection, tuple[list[bytes], int]]:
+def _by_subscriber(runs: list[Run]) -> dict[Connection, tuple[bytes, int]]:
     """For each its bytes in order, and how many events they are."""
+    if len(runs) == 1:
+        (run,) = runs
+        whole = b"".join(run.frames), len(run.frames)
+        return dict.fromkeys(run.subscribers, whole)
     found: dict[Connection, tuple[list[bytes], int]] = {}
-    for subscribers, frames in runs:
-        data, count = b"".join(frames), len(frames)
-        for connection in subscribers:
+    for run in runs:
+        data, count = b"".join(run.frames), len(run.frames)
+        for connection in run.subscribers:
             if connection in found:
                 parts, total = found[connection]
                 parts.append(data)
                 found[connection] = (parts, total + count)
             else:
                 found[connection] = ([data], count)
-    return found
+    return {connection: (b"".join(parts), count) for connection, (parts, count) in found.items()}

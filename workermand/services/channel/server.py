@@ -74,15 +74,12 @@ def on_worker_check(worker: Worker) -> list[str]:
 async def on_worker_start(worker: Worker) -> None:
     """Raises LoadError for options that cannot be."""
     worker.channel = service = Service(worker, options.read(worker, Settings))
+    worker.on_message = service.hear
     await service.start()
 
 
 def on_connect(connection: Connection) -> None:
     connection.worker.channel.door.on_connect(connection)
-
-
-def on_message(connection: Connection, body: bytes) -> None:
-    connection.worker.channel.hear(connection, body)
 
 
 def on_buffer_full(connection: Connection) -> None:
@@ -133,6 +130,14 @@ class Service:
         await self.queueing.close()
 
     def hear(self, connection: Connection, body: bytes) -> None:
+        if body[:2] == wire.PUBLISHED and self.door.is_open_to(connection):  # the hot path
+            try:
+                _op, number, events, envelope, one = wire.decode_publish(body)
+            except ValueError:
+                pass  # in words, below
+            else:
+                self.hub.publish(connection, number, events, envelope, one)
+                return
         op = wire.op_of(body)
         if op < links.FIRST or not self.door.is_open_to(connection):
             self.door.hear(connection, body)

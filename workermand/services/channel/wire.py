@@ -70,6 +70,11 @@ _SHAPES: Final[dict[int, Any]] = {
 }
 _DECODE: Final = {op: msgspec.msgpack.Decoder(shape).decode for op, shape in _SHAPES.items()}
 
+decode_publish: Final = msgspec.msgpack.Decoder(tuple[int, int, list[str], bytes, bool]).decode
+"""The one of them that is to be quick. Raises ValueError."""
+PUBLISHED: Final = bytes([0x95, PUBLISH])
+"""What its body begins with."""
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
