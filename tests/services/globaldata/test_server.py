@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sqlite3
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,13 +137,13 @@ def test_variables_end_by_themselves() -> None:
     async def play(url: str) -> None:
         async with connected(url) as data:
             changes: asyncio.Queue[Any] = asyncio.Queue()
-            for key, ttl in (("a", 0.3), ("b", 0.05), ("c", 1e300)):
+            for key, ttl in (("far", 1e300), ("later", 0.3), ("soon", 0.05)):
                 await data.watch(key, changes.put_nowait)
                 await data.set(key, 1, ttl)
-                assert (await changes.get()).value == 1
-            ended = [await changes.get(), await changes.get()]
-            assert [(change.key, change.gone) for change in ended] == [("b", True), ("a", True)]
-            assert await data.keys() == ["c"]
+            told = [await changes.get() for _ in range(5)]
+            assert sorted(change.key for change in told if change.value == 1) == ["far", "later", "soon"]
+            assert sorted(change.key for change in told if change.gone) == ["later", "soon"]
+            assert await data.keys() == ["far"]
 
     with serving() as (_server, url):
         uvloop.run(play(url))
@@ -260,18 +259,3 @@ def test_a_database_that_is_broken_is_no_start() -> None:
             file.write_bytes(b"garbage" * 1000)
         os.kill(*children(server), signal.SIGKILL)
         server.wait_for("globaldata.sqlite3 cannot be read: .*; put a copy of it back, or move it away")
-
-
-def test_time_is_no_busy_loop() -> None:
-    """A variable that ends far away, and one soon: the process sleeps in between."""
-    with serving() as (server, url), BlockingGlobalData(url) as data:
-        data.set("a", 1, ttl=3600)
-        data.set("b", 1, ttl=1e9)
-        (child,) = children(server)
-
-        def cpu() -> int:
-            return sum(map(int, Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[11:13]))
-
-        before = cpu()
-        time.sleep(1)
-        assert cpu() - before < 30, "hundredths of a second"
