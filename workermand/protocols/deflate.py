@@ -135,12 +135,13 @@ def confirm(answers: list[Extension], wanted: Deflate | None) -> Terms | None:
     own_bits = given.get("client_max_window_bits", WIDEST)
     if peer_bits is None or peer_bits > wanted.server_bits:
         raise ValueError("server_max_window_bits beyond what was asked for")
-    if own_bits is None or own_bits == 8 or (own_bits > wanted.client_bits and "client_max_window_bits" in given):
+    if own_bits is None or own_bits == 8:
         raise ValueError("client_max_window_bits that cannot be met")
     peer_takeover = "server_no_context_takeover" not in given
     if peer_takeover and not wanted.server_takeover:
         raise ValueError("server_no_context_takeover was asked for and not granted")
     takeover = wanted.client_takeover and "client_no_context_takeover" not in given
+    # Some servers answer 15, whatever was offered. A window that is narrower than allowed does no harm.
     bits = min(own_bits, wanted.client_bits)
     return Terms(bits, takeover, peer_bits, peer_takeover, wanted.level, wanted.memory_level)
 
