@@ -5,7 +5,8 @@ from workermand.services.channel import Channel
 
 from __future__ import annotations
 
+from workermand.services.channel.blocking import BlockingChannel
 from workermand.services.channel.client import Channel
 from workermand.services.channel.engine import ChannelError, Promise
 
-__all__ = ["Channel", "ChannelError", "Promise"]
+__all__ = ["BlockingChannel", "Channel", "ChannelError", "Promise"]

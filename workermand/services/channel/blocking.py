@@ -1,6 +1,6 @@
 """BlockingChannel: publish, request, enqueue, reserve for programs without an event loop: Django, scripts, cron jobs.
 
-    from workermand.services.channel.blocking import BlockingChannel
+    from workermand.services.channel import BlockingChannel
 
     channel = BlockingChannel("channel:///run/workermand/channel.sock")
     channel.publish("news", {"title": "..."})
