@@ -145,6 +145,7 @@ def test_while_the_server_is_away() -> None:
             assert heard.changes.empty()
         with pytest.raises(Unreachable, match="closed"):
             await engine.get("a")
+        await engine.unwatch("a")
 
     with serving() as (server, url):
         (child,) = children(server)

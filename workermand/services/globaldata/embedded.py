@@ -168,8 +168,19 @@ class Embedded:
         return then(self._read(f"watch {key}", _as_it_is, wire.WATCH, key), f"watch {key}", tell)
 
     def unwatch(self, key: str) -> Later[None]:
+        """A connection that has broken watches nothing any more: that is no failure."""
         self._watched.discard(key)
-        return self._read(f"unwatch {key}", _as_it_is, wire.UNWATCH, key)
+        result: Later[None] = Later(f"unwatch {key}")
+
+        def answered(asked: Any) -> None:
+            error = asked.exception()
+            if error is None or isinstance(error, Unreachable):
+                result.fulfil(None)
+            else:
+                result.fail(error)
+
+        self._link.request(wire.UNWATCH, key).add_done_callback(answered)
+        return result
 
     def _hear(self, message: list[Any]) -> None:
         match message:
