@@ -140,6 +140,8 @@ class Worker:
         """Takes over what a reload may change in place. Called by the runtime."""
         self.count = spec.count
         """How many processes this worker has."""
+        self.reloadable = spec.reloadable
+        """Whether a reload puts another process in the place of this one."""
         self.options = spec.options
         """The worker's ``options`` table of the TOML file, as it stands there."""
         self.limits = spec.limits

@@ -58,8 +58,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def on_worker_check(worker: Worker) -> list[str]:
     """Its options, for `workermand check`. Raises LoadError."""
     settings = options.read(worker, Settings)
-    check_listen(worker, wire.SERVICE, settings.secret, LISTEN)
-    return [check_php(worker, settings.php)] if settings.php is not None else []
+    remarks = check_listen(worker, wire.SERVICE, settings.secret, LISTEN)
+    return [*remarks, check_php(worker, settings.php)] if settings.php is not None else remarks
 
 
 async def on_worker_start(worker: Worker) -> None:

@@ -30,7 +30,8 @@ class Door:
         self._loop = asyncio.get_running_loop()
         self.refused = 0
         """Clients without the secret, or that were none of ours."""
-        check(worker, service, secret, default)
+        for remark in check(worker, service, secret, default):
+            logger.warning("worker %s: %s", worker.name, remark)
 
     def on_connect(self, connection: Connection) -> None:
         """It has PATIENCE for its proof."""
@@ -82,8 +83,8 @@ class Door:
             stranger[1].cancel()
 
 
-def check(worker: Worker, service: str, secret: str, default: str) -> None:
-    """Raises LoadError, as Door does: for on_worker_check."""
+def check(worker: Worker, service: str, secret: str, default: str) -> list[str]:
+    """Remarks, for on_worker_check. Raises LoadError, as Door does."""
     own = [uri for sibling in worker.siblings if sibling.name == worker.name for uri in sibling.listen]
     if not own:
         raise LoadError(f'worker {worker.name}: {service} listens nowhere: add listen = "{default}"')
@@ -94,3 +95,4 @@ def check(worker: Worker, service: str, secret: str, default: str) -> None:
                 f"worker {worker.name}: {uri} can be reached from other machines, and there is no options.secret: set "
                 f'one, or listen on "{default}" or 127.0.0.1'
             )
+    return ["reloadable = true: a reload ends what it holds in memory; set it to false"] if worker.reloadable else []
