@@ -43,6 +43,28 @@ def test_answers_find_their_requests(server: Server) -> None:
     asyncio.run(main())
 
 
+def test_what_is_flushed_has_been_taken(server: Server) -> None:
+    """Also a subscription that nats-py has not written yet."""
+
+    async def main() -> None:
+        listener, publisher = link_to(server.url), link_to(server.url)
+        await listener.open()
+        await publisher.open()
+        heard: list[str] = []
+        listener.route("wm.e.", lambda subject, *_: heard.append(subject))
+        for number in range(200):
+            await listener.listen(f"wm.e.{number}")
+            await listener.flush()
+            await publisher.publish(f"wm.e.{number}", b"")
+            await publisher.flush()
+        await listener.flush()
+        assert heard == [f"wm.e.{number}" for number in range(200)]
+        await listener.close()
+        await publisher.close()
+
+    asyncio.run(main())
+
+
 def test_the_servers_clock(server: Server) -> None:
     async def main() -> None:
         link = link_to(server.url)
