@@ -10,7 +10,7 @@ To try it: `workermand run websocket://127.0.0.1:8081 apps.websocket_echo` besid
 
 import time
 
-from workermand import AsyncTcpConnection, ConnectionStatus, SendError, Timer, Worker
+from workermand import AsyncTcpConnection, SendError, Timer, Worker
 
 
 def on_worker_start(worker: Worker) -> None:
@@ -21,17 +21,16 @@ def on_worker_start(worker: Worker) -> None:
     client.on_error = failed
     client.on_close = lost
     client.connect()
-    Timer.add(worker.options.get("every", 10), tell, (client,))
 
 
 def connected(client: AsyncTcpConnection, answer: object) -> None:
     print(f"connected to {client.get_remote_uri()}")
     client.send("hello")
+    client.context = Timer.add(client.worker.options.get("every", 10), tell, (client,))
 
 
 def tell(client: AsyncTcpConnection) -> None:
-    if client.status is ConnectionStatus.ESTABLISHED:  # what is sent while it is away waits, and goes out late
-        client.send(time.strftime("it is %H:%M:%S"))
+    client.send(time.strftime("it is %H:%M:%S"))
 
 
 def heard(client: AsyncTcpConnection, data: str | bytes) -> None:
@@ -43,4 +42,7 @@ def failed(client: AsyncTcpConnection, code: SendError, message: str) -> None:
 
 
 def lost(client: AsyncTcpConnection) -> None:
+    if client.context is not None:  # what is sent while it is away would wait, and go out late
+        Timer.delete(client.context)
+        client.context = None
     print(f"lost {client.get_remote_uri()}: {client.close_reason}")
