@@ -311,6 +311,14 @@ def channel(args: argparse.Namespace) -> Row:
     return "server's CPU per event delivered", "; ".join(parts), "3 x redis"
 
 
+def delay(args: argparse.Namespace) -> Row:
+    parts = [
+        f"{name} p50 {half * 1e6:.0f} us, p99 {most * 1e6:.0f} us at {rate:.0f} events/s"
+        for name, (rate, half, most) in events.measure_delays(args.rounds, args.seconds).items()
+    ]
+    return "from publisher to 10 subscribers at half load", "; ".join(parts), ""
+
+
 def floor(args: argparse.Namespace) -> Row:
     with foreign([sys.executable, HERE / "bare.py"]) as (pid, port):
         words = [["text", 64, depth] for depth in (1, 16)]
@@ -440,6 +448,7 @@ MEASURES = {
         tls,
         proxy,
         channel,
+        delay,
         floor,
         short,
         idle,
