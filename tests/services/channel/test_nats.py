@@ -12,7 +12,7 @@ from tests.services.servers import Server, nats_server
 from workermand import ConfigError
 from workermand.services.channel.engine import ChannelError, Item, Promise
 from workermand.services.channel.nats import NatsEngine
-from workermand.services.links.errors import Unauthorized, Unreachable
+from workermand.services.links.errors import Unauthorized, Unreachable, Unsupported
 from workermand.testing import channels
 from workermand.testing.probes import Probe, clients, fresh
 
@@ -41,9 +41,9 @@ def test_without_jetstream_there_are_no_queues() -> None:
     async def main(url: str) -> None:
         async with clients(lambda: NatsEngine(url), 1) as (probe,):
             assert probe.engine.promises == {Promise.ONE_OF_MANY, Promise.PATTERNS, Promise.ORDER}
-            with pytest.raises(ChannelError, match="JetStream"):
+            with pytest.raises(Unsupported, match="JetStream"):
                 await probe.engine.enqueue(["jobs"], b"x")
-            with pytest.raises(ChannelError, match="JetStream"):
+            with pytest.raises(Unsupported, match="JetStream"):
                 await probe.engine.watch("jobs")
 
     with nats_server("--name", "plain") as running:

@@ -78,7 +78,6 @@ def test_scripts_that_are_gone_are_loaded_again(server: Server) -> None:
 
 def test_a_server_that_says_nothing_is_left(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(links_redis, "PING", 0.2)
-    monkeypatch.setattr(links_redis, "TIMEOUT", 1.0)
 
     async def main() -> None:
         client = Client(server.url)
@@ -86,6 +85,7 @@ def test_a_server_that_says_nothing_is_left(server: Server, monkeypatch: pytest.
         with server.frozen():
             await soon("down", client.down.wait())
             assert "no sign of life" in client.link.reason
+            monkeypatch.undo()
         await soon("up", client.up.wait())
         assert len(await client.link.run([("PING",)])) == 1
         await client.link.close()
@@ -94,11 +94,10 @@ def test_a_server_that_says_nothing_is_left(server: Server, monkeypatch: pytest.
 
 
 def test_an_answer_that_does_not_come_has_a_deadline(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(links_redis, "TIMEOUT", 0.3)
-
     async def main() -> None:
         client = Client(server.url)
         await client.link.open()
+        monkeypatch.setattr(links_redis, "TIMEOUT", 0.3)
         with server.frozen(), pytest.raises(Unreachable, match="may not have arrived"):
             await client.link.run([("PING",)])
         await client.link.close()

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
-from workermand.services.channel.engine import ChannelError, Item
-from workermand.services.links.errors import ServiceError
+from workermand.services.channel.engine import ChannelError, Item, Promise
+from workermand.services.links.errors import ServiceError, Unsupported
 from workermand.services.links.later import Later
 from workermand.services.links.nats import ApiError
 from workermand.services.links.subjects import name, subject
@@ -152,6 +152,8 @@ class NatsQueues:
         return later
 
     async def _make_streams(self) -> None:
+        if Promise.QUEUES not in self._engine.promises:
+            raise Unsupported(f"nats at {self._link.where} has no JetStream, hence no queues: nats-server --jetstream")
         if not self._has_streams:
             await self._link.create_stream(QUEUES, ["wm.q.>"], retention="workqueue", storage="file")
             await self._link.create_stream(DEAD, ["wm.d.>"], storage="file")

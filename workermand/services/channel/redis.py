@@ -19,6 +19,7 @@ from workermand.services.channel.redis_queues import RedisQueues
 from workermand.services.channel.redis_scripts import LEASE, SCRIPTS
 from workermand.services.channel.topics import is_pattern, matcher
 from workermand.services.links.backlog import Backlog, Call
+from workermand.services.links.errors import Unreachable
 from workermand.services.links.later import Later
 from workermand.services.links.redis import Command, RedisLink, Send, Step, is_durable, perform
 
@@ -76,7 +77,9 @@ class RedisEngine:
         try:
             async with asyncio.timeout(FAREWELL):
                 await self._backlog.drained()
-        except TimeoutError:
+                if self._link.up:  # whose turn it would be has gone, and what is in hand is free
+                    await self._link.listen("UNSUBSCRIBE", [f"wm:c:{self.client}"])
+        except (TimeoutError, Unreachable):
             pass
         await self._backlog.close("the channel is closed")
         await self._link.close()

@@ -7,6 +7,7 @@ header, by the server's clock (links.nats.NatsLink.now), and every client goes b
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -33,6 +34,8 @@ BUFFER: Final = 16 * 1024 * 1024
 """Bytes of calls that wait for nats."""
 TOGETHER: Final = 256
 """Requests of get_many and set_many that are on their way at once."""
+AGAIN: Final = 1.0
+"""Seconds until what could not be restored is tried again."""
 EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 NOT_FOUND, ANOTHER = 10037, 10071
 """JetStream's codes: no such message; the key is at another version."""
@@ -285,6 +288,8 @@ class NatsEngine:
         await perform(self._link, calls, GlobalDataError)
 
     def _on_up(self) -> None:
+        if not self._link.up:
+            return
         later: Later[None] = Later("watch everything again")
         later.add_done_callback(self._restored)
         self._backlog.put_first(Step(later, self._restore, repeats=True))
@@ -295,10 +300,13 @@ class NatsEngine:
         await self._watching.restore()
 
     def _restored(self, outcome: Any) -> None:
-        if not outcome.cancelled() and (error := outcome.exception()) is not None:
-            logger.error("nats at %s: %s", self._link.where, error)
-        if self._link.up:
+        if not self._link.up or outcome.cancelled():
+            return
+        if (error := outcome.exception()) is None:
             self._receiver.on_regained()
+        else:  # a cluster that has no leader yet
+            logger.error("nats at %s: %s", self._link.where, error)
+            asyncio.get_running_loop().call_later(AGAIN, self._on_up)
 
     def _on_down(self) -> None:
         logger.warning("nats at %s is gone: %s", self._link.where, self._link.reason)

@@ -21,7 +21,7 @@ import msgspec
 
 from workermand import ConfigError
 from workermand.services.links.backlog import Call
-from workermand.services.links.errors import ServiceError, TimedOut, Unauthorized, Unreachable
+from workermand.services.links.errors import ServiceError, TimedOut, Unauthorized, Unreachable, Unsupported
 from workermand.services.links.later import Later
 
 try:
@@ -37,6 +37,8 @@ TIMEOUT: Final = 10.0
 """Seconds for a connection, and for the answers to a batch."""
 PING: Final = 10
 """Seconds between two signs of life."""
+FAREWELL: Final = 2.0
+"""Seconds that close() has for its last words."""
 WAIT: Final = 0.2
 """Seconds between two attempts to connect again."""
 
@@ -122,6 +124,15 @@ class NatsLink:
         await self.listen(f"{self.inbox}.r.*")
 
     async def close(self) -> None:
+        """Unsubscribed first: what comes next for a queue group is for others."""
+        if self.up:
+            with contextlib.suppress(ServiceError, TimeoutError):
+                async with asyncio.timeout(FAREWELL):
+                    answers = f"{self.inbox}.r.*"
+                    for subject, queue in list(self._subscriptions):
+                        if subject != answers:
+                            await self.forget(subject, queue)
+                    await self.flush()
         self._closed = True
         self.up = False
         with contextlib.suppress(NatsError, OSError, asyncio.TimeoutError):
@@ -340,7 +351,9 @@ async def perform(link: NatsLink, calls: Sequence[Call], refused: type[ServiceEr
         except Unreachable:
             raise
         except ServiceError as error:
-            call.later.fail(error if isinstance(error, refused | TimedOut) else refused(f"{call.later.what}: {error}"))
+            call.later.fail(
+                error if isinstance(error, refused | TimedOut | Unsupported) else refused(f"{call.later.what}: {error}")
+            )
     if any(answers is None for _, answers in written):
         await link.flush()
     for call, answers in written:
@@ -349,4 +362,11 @@ async def perform(link: NatsLink, calls: Sequence[Call], refused: type[ServiceEr
         except Unreachable:
             raise
         except ServiceError as error:
-            call.later.fail(error if isinstance(error, refused | TimedOut) else refused(f"{call.later.what}: {error}"))
+            call.later.fail(
+                error if isinstance(error, refused | TimedOut | Unsupported) else refused(f"{call.later.what}: {error}")
+            )
+
+
+def _as(refused: type[ServiceError], what: str, error: ServiceError) -> ServiceError:
+    """What is said by its own kind stays as it is."""
+    return error if isinstance(error, refused | TimedOut | Unsupported) else refused(f"{what}: {error}")
