@@ -48,6 +48,7 @@ class Killed:
 
     def start(self) -> None:
         os.kill(self._server.pid, signal.SIGCONT)
+        self._server.ctl("restart", "main")  # at once, however often it has crashed
 
 
 def test_publishers_learn_what_was_lost() -> None:

@@ -186,6 +186,7 @@ def test_workermand_check_says_it(service: str, tmp_path: Path) -> None:
         handler = "workermand.services.{service}.server"
         listen = "unix://{service}.sock"
         protocol = "frame"
+        reloadable = false
     """
     door = 'options.php = {listen = "frame://0.0.0.0:2206", allow = ["10.0.0.0/8"]}'
     remark = (
@@ -196,3 +197,5 @@ def test_workermand_check_says_it(service: str, tmp_path: Path) -> None:
     is_good, words = check(f"{worker}\n{door.replace('10.0.0.0/8', '10.0.0.1/8')}")
     assert not is_good and "options.php.allow: 10.0.0.1/8 has host bits set" in words
     assert check(worker) == (True, "")
+    is_good, words = check(worker.replace("reloadable = false", ""))
+    assert is_good and "reloadable = true: a reload ends what it holds in memory" in words
