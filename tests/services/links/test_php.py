@@ -71,8 +71,9 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
-    def send(self, body: bytes) -> None:
-        self.socket.sendall(struct.pack(">I", len(body) + 4) + body)
+    def send(self, *bodies: bytes) -> None:
+        """In one write."""
+        self.socket.sendall(b"".join(struct.pack(">I", len(body) + 4) + body for body in bodies))
 
     def receive(self) -> bytes:
         """The body of a frame; b"" at the end."""
@@ -121,8 +122,7 @@ def test_a_client_that_waits_for_an_answer_is_closed(free_port: Any) -> None:
     port = free_port()
     with door(f"frame://127.0.0.1:{port}", closes=True) as server:
         with Client(("127.0.0.1", port)) as client:
-            client.send(serialize("no"))
-            client.send(serialize("yes"))
+            client.send(serialize("no"), serialize("yes"))
             assert client.receive() == b""
         server.wait_for(r"refused \(1 so far\): no is no message")
         with Client(("127.0.0.1", port)) as client:
