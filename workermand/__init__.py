@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from workermand.http.session import Session
     from workermand.protocols.base import Delimited, LengthPrefixed, Protocol
     from workermand.protocols.websocket import BINARY_TYPE_ARRAYBUFFER, BINARY_TYPE_BLOB
-    from workermand.protocols.wsframe import Close, Ping, Pong
+    from workermand.protocols.wsframe import Close, Ping, Pong, Prepared
     from workermand.worker.connection import Connection, ConnectionStatus
     from workermand.worker.datagram import UdpConnection
     from workermand.worker.outgoing.client import AsyncTcpConnection
@@ -55,6 +55,7 @@ __all__ = [
     "LoadError",
     "Ping",
     "Pong",
+    "Prepared",
     "Protocol",
     "ProtocolError",
     "Request",
@@ -74,7 +75,7 @@ _HOMES = {
     "workermand.http.session": ("Session",),
     "workermand.protocols.base": ("Delimited", "LengthPrefixed", "Protocol"),
     "workermand.protocols.websocket": ("BINARY_TYPE_ARRAYBUFFER", "BINARY_TYPE_BLOB"),
-    "workermand.protocols.wsframe": ("Close", "Ping", "Pong"),
+    "workermand.protocols.wsframe": ("Close", "Ping", "Pong", "Prepared"),
     "workermand.worker.connection": ("Connection", "ConnectionStatus"),
     "workermand.worker.datagram": ("UdpConnection",),
     "workermand.worker.outgoing.client": ("AsyncTcpConnection",),
