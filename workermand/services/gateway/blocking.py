@@ -1,0 +1,267 @@
+"""BlockingGatewayClient: the cluster for programs without an event loop: Django, Flask, scripts, cron jobs.
+
+    gateway = BlockingGatewayClient(register="register://127.0.0.1:1236", secret="...")
+    sent = gateway.send_to_uid(7, "Your order has left.")
+
+The methods are those of api.py, and return the result itself. One such object may serve a whole program: connections
+are kept, and made anew when they broke.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypeVar
+
+from workermand.services.gateway import ids, messages, plans, registry
+from workermand.services.gateway.api import Session
+from workermand.services.gateway.commands import CHANGE_SESSIONS
+from workermand.services.gateway.inner import address_of
+from workermand.services.gateway.messages import Place
+from workermand.services.gateway.plans import LOST, Delivery, Keys, Message, Plan
+from workermand.services.links.blocking import BlockingLink
+from workermand.services.links.errors import ServiceError, TimedOut, Unreachable
+
+T = TypeVar("T")
+
+FRESH: Final = 1.0
+"""Seconds that the Registers' answer is believed."""
+
+
+class BlockingGatewayClient:
+    """Process: any, outside of the daemon above all: inside of one its calls would hold up the loop. Thread: any; one
+    call at a time. Raises what api.py says; Unreachable, TimedOut and Unauthorized from the call itself."""
+
+    def __init__(
+        self,
+        register: str | Iterable[str] = "",
+        secret: str = "",
+        *,
+        timeout: float = 10.0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """As GatewayClient has it. Nothing is connected before the first call. Raises ConfigError."""
+        servers = registry.servers(register, secret)
+        self._secret = servers[0].secret
+        self._timeout = timeout
+        self._tls = tls
+        self._registers = [
+            BlockingLink(server.address, messages.REGISTER, secret=server.secret, tls=tls, timeout=timeout)
+            for server in servers
+        ]
+        self._gates: dict[Place, BlockingLink] = {}
+        self._asked = 0.0
+        self._lock = threading.RLock()
+
+    def close(self) -> None:
+        with self._lock:
+            for link in [*self._registers, *self._gates.values()]:
+                link.close()
+            self._gates.clear()
+            self._asked = 0.0
+
+    def __enter__(self) -> BlockingGatewayClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------ plans
+
+    def _run(self, plan: Plan[T]) -> T:
+        with self._lock:
+            self._look()
+            return plan.combine([self._ask(link, plan, arguments) for link, arguments in self._calls(plan)])
+
+    def _calls(self, plan: Plan[Any]) -> list[tuple[BlockingLink, tuple[Any, ...]]]:
+        if plan.clients is not None:
+            shares: dict[Place, list[str]] = {}
+            for id in plan.clients:
+                for place in self._gates:
+                    if place.prefix in (id[: ids.TAG], id[: ids.PHP_PREFIX]):
+                        shares.setdefault(place, []).append(id)
+            return [(self._gates[place], (share, *plan.arguments)) for place, share in shares.items()]
+        first = () if plan.keys is None else (list(plan.keys),)
+        return [(link, (*first, *plan.arguments)) for link in self._gates.values()]
+
+    def _ask(self, link: BlockingLink, plan: Plan[Any], arguments: tuple[Any, ...]) -> Any:
+        try:
+            if plan.command in CHANGE_SESSIONS:
+                return link.request(messages.CHANGE, 0, plan.command, arguments)
+            return link.request(messages.CALL, plan.command, arguments)
+        except (Unreachable, TimedOut):
+            if plan.tolerant:
+                return LOST
+            raise
+
+    def _look(self) -> None:
+        """Which gateways are there? One Register that answers will do; of several the answers are taken together."""
+        if time.monotonic() - self._asked < FRESH and self._asked:
+            return
+        places: set[Place] = set()
+        answered, failure = False, None
+        for register in self._registers:
+            try:
+                places.update(messages.places(register.request(messages.LIST)))
+                answered = True
+            except (Unreachable, TimedOut) as error:
+                failure = error
+        if not answered:
+            if self._gates:  # what they have said last still holds
+                return
+            raise failure or ServiceError("no Register")
+        self._asked = time.monotonic()
+        for place in self._gates.keys() - places:
+            self._gates.pop(place).close()
+        for place in places - self._gates.keys():
+            if place.uri:
+                self._gates[place] = BlockingLink(
+                    address_of(place), messages.GATEWAY, secret=self._secret, tls=self._tls, timeout=self._timeout
+                )
+
+    # ------------------------------------------------------------------ messages
+
+    def send_to_all(
+        self,
+        message: Message,
+        client_id_array: Iterable[str] | None = None,
+        exclude_client_id: Iterable[str] = (),
+        raw: bool = False,
+    ) -> Delivery:
+        """To all clients, or those of ``client_id_array``; an empty one is nobody."""
+        return self._run(plans.send_to_all(message, client_id_array, exclude_client_id, raw))
+
+    def send_to_client(self, client_id: str, message: Message, raw: bool = False) -> Delivery:
+        return self._run(plans.send_to_client(client_id, message, raw))
+
+    def send_to_uid(self, uid: Keys, message: Message, raw: bool = False) -> Delivery:
+        """To all clients with this uid, or with one of these."""
+        return self._run(plans.send_to_uid(uid, message, raw))
+
+    def send_to_group(
+        self, group: Keys, message: Message, exclude_client_id: Iterable[str] = (), raw: bool = False
+    ) -> Delivery:
+        """To all clients in this group, or in one of these: each gets it once from its gateway."""
+        return self._run(plans.send_to_group(group, message, exclude_client_id, raw))
+
+    def close_client(self, client_id: str, message: Message | None = None) -> bool:
+        """Sends last words, then closes. False: it was not there."""
+        return self._run(plans.close_client(client_id, message))
+
+    def destroy_client(self, client_id: str) -> bool:
+        """At once; what is unsent is lost. Workerman: destoryClient()."""
+        return self._run(plans.destroy_client(client_id))
+
+    # ------------------------------------------------------------------ uids and groups
+
+    def bind_uid(self, client_id: str, uid: str | int) -> bool:
+        """A client has one uid, the last one; a uid has any number of clients. False: the client is not there."""
+        return self._run(plans.bind_uid(client_id, uid))
+
+    def unbind_uid(self, client_id: str, uid: str | int | None = None) -> bool:
+        """Whatever uid it has; ``uid`` is for those who know Workerman's, which ignores it too."""
+        return self._run(plans.unbind_uid(client_id))
+
+    def join_group(self, client_id: str, group: str | int) -> bool:
+        """It leaves when it goes. False: the client is not there."""
+        return self._run(plans.join_group(client_id, group))
+
+    def leave_group(self, client_id: str, group: str | int) -> bool:
+        return self._run(plans.leave_group(client_id, group))
+
+    def ungroup(self, group: str | int) -> int:
+        """Nobody is in it any more. How many were."""
+        return self._run(plans.ungroup(group))
+
+    # ------------------------------------------------------------------ sessions
+
+    def set_session(self, client_id: str, session: Mapping[Any, Any]) -> bool:
+        """In place of the former one. False: the client is not there."""
+        return self._run(plans.set_session(client_id, session))
+
+    def update_session(self, client_id: str, session: Mapping[Any, Any]) -> bool:
+        """Laid over the former one; dicts in dicts are merged as well."""
+        return self._run(plans.update_session(client_id, session))
+
+    def get_session(self, client_id: str) -> Session | None:
+        """None: the client is not there."""
+        return self._run(plans.get_session(client_id))
+
+    # ------------------------------------------------------------------ who is there?
+
+    def is_online(self, client_id: str) -> bool:
+        return self._run(plans.is_online(client_id))
+
+    def is_uid_online(self, uid: str | int) -> bool:
+        return self._run(plans.is_uid_online(uid))
+
+    def is_uids_online(self, uids: Keys) -> dict[str, bool]:
+        return self._run(plans.are_uids_online(uids))
+
+    def get_client_id_by_uid(self, uid: str | int) -> list[str]:
+        return self._run(plans.client_ids_by_uid(uid))
+
+    def batch_get_client_id_by_uid(self, uids: Keys) -> dict[str, list[str]]:
+        return self._run(plans.client_ids_by_uids(uids))
+
+    def get_uid_by_client_id(self, client_id: str) -> str | None:
+        """None: it has none, or is not there."""
+        return self._run(plans.uid_by_client_id(client_id))
+
+    def get_client_id_count_by_group(self, group: str | int = "") -> int:
+        """ "": of all clients."""
+        return self._run(plans.count_group(group) if group != "" else plans.count_clients())
+
+    get_client_count_by_group = get_client_id_count_by_group
+
+    def batch_get_client_id_count_by_group(self, groups: Keys) -> dict[str, int]:
+        return self._run(plans.count_groups(groups))
+
+    def get_client_id_list_by_group(self, group: Keys) -> list[str]:
+        return self._run(plans.clients_of_groups(group))
+
+    def get_client_sessions_by_group(self, group: Keys) -> dict[str, Session]:
+        """By client_id."""
+        return self._run(plans.sessions(group))
+
+    def get_all_client_id_count(self) -> int:
+        return self._run(plans.count_clients())
+
+    get_all_client_count = get_all_client_id_count
+
+    def get_all_client_id_list(self) -> list[str]:
+        return self._run(plans.list_clients())
+
+    def get_all_client_sessions(self, group: Keys = "") -> dict[str, Session]:
+        """By client_id. All at once: of many clients that is much."""
+        return self._run(plans.sessions(None if group == "" else group))
+
+    def get_uid_list_by_group(self, group: Keys) -> list[str]:
+        return self._run(plans.uids_of_groups(group))
+
+    def get_uid_count_by_group(self, group: Keys) -> int:
+        return self._run(plans.count_uids_of_groups(group))
+
+    def get_all_uid_list(self) -> list[str]:
+        return self._run(plans.list_uids())
+
+    def get_all_uid_count(self) -> int:
+        return self._run(plans.count_uids())
+
+    def get_all_group_id_list(self) -> list[str]:
+        return self._run(plans.list_groups())
+
+    def get_all_group_uid_list(self) -> dict[str, list[str]]:
+        """Of groups in which somebody has a uid."""
+        return self._run(plans.all_group_uids())
+
+    def get_all_group_uid_count(self) -> dict[str, int]:
+        return self._run(plans.all_group_uid_counts())
+
+    def get_all_group_client_id_list(self) -> dict[str, list[str]]:
+        return self._run(plans.all_group_clients())
+
+    def get_all_group_client_id_count(self) -> dict[str, int]:
+        return self._run(plans.count_groups(None))

@@ -1,0 +1,76 @@
+"""GatewayClient: the cluster for any asyncio program, and for any worker that is none of its own. Workerman's
+GatewayClient.
+
+    async with GatewayClient(register="register://127.0.0.1:1236", secret="...") as gateway:
+        sent = await gateway.send_to_uid(7, "Your order has left.")
+
+In a worker of the same daemon it needs neither. blocking.py is for programs without a loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from workermand.services.gateway import registry
+from workermand.services.gateway.api import Api
+from workermand.services.gateway.inner import Mesh
+from workermand.services.gateway.plans import Plan
+from workermand.services.links.errors import Unreachable
+from workermand.services.links.later import Later
+
+T = TypeVar("T")
+
+
+class GatewayClient(Api):
+    """Process: any; thread: the one that runs the loop. It connects with connect() or ``async with``, and again by
+    itself whenever it has to."""
+
+    def __init__(
+        self,
+        register: str | Iterable[str] = "",
+        secret: str = "",
+        *,
+        timeout: float = 10.0,
+        tls: Any = None,
+        ping: float = 5.0,
+    ) -> None:
+        """``register``: "register://host:port", several in one or in a list; "" for that of this daemon. ``timeout``:
+        seconds for connect(), and for each call. ``tls``: as of AsyncTcpConnection. ``ping``: seconds; a gateway that
+        is silent for two of them is connected to anew. Raises ConfigError."""
+        self._servers = registry.servers(register, secret)
+        self._timeout = timeout
+        self._options = {"tls": tls, "ping": ping, "timeout": timeout}
+        self._mesh: Mesh | None = None
+
+    async def connect(self) -> None:
+        """Returns when a Register has answered and each of its gateways was tried. Raises Unreachable, Unauthorized."""
+        if self._mesh is None:
+            self._mesh = Mesh(self._servers, **self._options)
+            try:
+                is_ready = await self._mesh.ready(self._timeout)
+            except BaseException:
+                await self.close()
+                raise
+            if not is_ready:
+                await self.close()
+                where = ", ".join(str(server.address) for server in self._servers)
+                raise Unreachable(f"no register at {where} within {self._timeout:g} s")
+
+    async def close(self) -> None:
+        mesh, self._mesh = self._mesh, None
+        if mesh is not None:
+            await mesh.close()
+
+    async def __aenter__(self) -> GatewayClient:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def run(self, plan: Plan[T]) -> Later[T]:
+        """RuntimeError before connect()."""
+        if self._mesh is None:
+            raise RuntimeError("GatewayClient: await connect() first, or use it in `async with`")
+        return self._mesh.run(plan)

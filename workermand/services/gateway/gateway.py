@@ -1,0 +1,289 @@
+"""The gateway: ``handler = "workermand.services.gateway.gateway"``. Workerman: Gateway.
+
+    [worker.chat_gateway]
+    listen = "websocket://0.0.0.0:7272"          or text, frame, tcp, a protocol of your own
+    handler = "workermand.services.gateway.gateway"
+    count = 2
+    reloadable = false
+    options = { start_port = 2300 }
+
+It holds the clients, and knows their uids, groups and sessions; nothing of the user's runs here but ``router``.
+Business workers and clients come to its inner listener (peers.py), at lan_ip:start_port + number of the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import ipaddress
+import logging
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from workermand import ConfigError, Connection, ControlError, LoadError, Request, SendError, Timer, Worker
+from workermand.services import options
+from workermand.services.gateway import heartbeat, ids, messages, registry, routing, sessions
+from workermand.services.gateway.commands import Commands
+from workermand.services.gateway.heartbeat import HEARD, Pulse
+from workermand.services.gateway.messages import Place
+from workermand.services.gateway.peers import Peers
+from workermand.services.gateway.registry import Registry
+from workermand.services.gateway.routing import Router, Stream
+from workermand.services.gateway.table import Client, Table
+from workermand.services.links.errors import Unauthorized
+
+logger = logging.getLogger(__name__)
+
+ROUTERS: Final = {"least_connections": routing.least_connections, "random": routing.at_random}
+PATIENCE: Final = 5.0
+"""Seconds that a start waits for a Register; then it goes on without."""
+NOTE: Final = 1.0
+"""Seconds between two looks at what the status says."""
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The keys of ``options``."""
+
+    register: str | list[str] = ""
+    """See registry.servers()."""
+    secret: str = ""
+    """What peers and Registers prove to know, and are proved. "": that of the Register of this daemon."""
+    lan_ip: str = "127.0.0.1"
+    """Where the others reach the inner listener; "::1" as well."""
+    listen_inner: str = ""
+    """What it is bound to, if that is another address: "0.0.0.0" in a container. Workerman: innerTcpWorkerListen."""
+    start_port: Annotated[int, msgspec.Meta(ge=1, le=65_000)] = 2000
+    """The inner port of process 0; the next have the next ones."""
+    tls: bool | dict[str, Any] = False
+    """The inner links are encrypted: the listener with the worker's ``tls``, the link to the Register with this."""
+    ping_interval: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Seconds between pings to a silent client; 0: none."""
+    ping_not_response_limit: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """A client that is silent for so many intervals is ended; 0: never."""
+    ping_data: str = ""
+    """What a ping says: a message of your protocol."""
+    router: str = "least_connections"
+    """ "least_connections" or "random", once for each client; "module:function" is asked for each event."""
+    send_to_worker_buffer: Annotated[int, msgspec.Meta(ge=1)] = 10_240_000
+    """Bytes that may be unsent to one business worker, or one other peer."""
+    send_to_client_buffer: Annotated[int, msgspec.Meta(ge=1)] = 1_024_000
+    """Bytes that may be unsent to one client: beyond, what is sent to it is dropped, counted."""
+    client_id_length: Annotated[int, msgspec.Meta(ge=20, le=64, multiple_of=2)] = ids.LENGTH
+    """Hex digits."""
+    redeliver: bool = False
+    """What a business worker had when it died goes to the next one: an event may be handled twice then."""
+    hold: Annotated[float, msgspec.Meta(ge=0)] = 10.0
+    """Seconds that clients wait when there is no business worker at all; then they are closed."""
+    inner_ping: Annotated[float, msgspec.Meta(gt=0)] = 5.0
+    """Seconds between two pings to the Registers."""
+
+
+def on_worker_check(worker: Worker) -> None:
+    """For `workermand check`."""
+    _check(worker, options.read(worker, Settings))
+
+
+async def on_worker_start(worker: Worker) -> None:
+    """Raises LoadError for options that cannot be, and when the inner port is taken."""
+    settings = options.read(worker, Settings)
+    _check(worker, settings)
+    worker.gateway = service = Service(worker, settings)
+    await service.start()
+
+
+def on_connect(connection: Connection) -> None:
+    if not connection.has_deadlines:  # else it speaks HTTP, and is a client when it is a WebSocket
+        connection.worker.gateway.welcome(connection, connection.get_remote_ip())
+
+
+def on_websocket_connected(connection: Connection, request: Request) -> None:
+    connection.worker.gateway.welcome(connection, request.remote_ip, request)
+
+
+def on_message(connection: Connection, data: Any) -> None:
+    connection.worker.gateway.hear(connection, data)
+
+
+def on_error(connection: Connection, code: SendError, message: str) -> None:
+    """A full buffer is counted where it is met."""
+
+
+def on_close(connection: Connection) -> None:
+    connection.worker.gateway.farewell(connection)
+
+
+async def on_worker_stop(worker: Worker) -> None:
+    await worker.gateway.stop()
+
+
+class Guest:
+    """What the gateway knows of one client's connection: its ``context``."""
+
+    __slots__ = ("pulse", "stream")
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.pulse = Pulse()
+
+
+class Service:
+    """Process: the child; thread: the one that runs the loop."""
+
+    def __init__(self, worker: Worker, settings: Settings) -> None:
+        self._worker = worker
+        self._settings = settings
+        self._codec = sessions.PACKED
+        self._prefix = ids.new_tag()
+        self.table = Table(self._changed)
+        self.commands = Commands(self.table, self._codec)
+        choose = ROUTERS.get(settings.router)
+        self.router = Router(
+            choose or _router(worker, settings.router), every_time=choose is None, redeliver=settings.redeliver
+        )
+        try:
+            self._registers = registry.servers(settings.register, settings.secret)
+        except ConfigError as error:
+            raise options.complaint(worker, "register", str(error)) from None
+        port = settings.start_port + worker.id
+        self._inner = f"{'ssl' if settings.tls else 'frame'}://{_host(settings.listen_inner or settings.lan_ip)}:{port}"
+        self._place = Place(f"tcp://{_host(settings.lan_ip)}:{port}", self._prefix)
+        self.peers = Peers(
+            worker,
+            self._inner,
+            self._registers[0].secret,
+            self.table,
+            self.commands,
+            self.router,
+            settings.send_to_worker_buffer,
+        )
+        self._registry: Registry | None = None
+        self._homeless_since: float | None = None
+
+    async def start(self) -> None:
+        """The others hear of this gateway when they can reach it."""
+        try:
+            await self._worker.listen(self._inner, self.peers)
+        except (ConfigError, ControlError) as error:
+            raise options.complaint(self._worker, "start_port", f"{self._inner}: {error}") from None
+        settings = self._settings
+        self._registry = Registry(
+            self._registers, announce=self._place, tls=settings.tls or None, ping=settings.inner_ping
+        )
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._registry.first()
+        except TimeoutError:
+            logger.warning("no Register within %g s: it goes on without", PATIENCE)
+        except Unauthorized as error:
+            raise options.complaint(self._worker, "secret", str(error)) from None
+        if settings.ping_interval:
+            Timer.add(heartbeat.period(settings.ping_interval, settings.ping_not_response_limit), self._beat)
+        Timer.add(NOTE, self._look)
+
+    async def stop(self) -> None:
+        if self._registry is not None:
+            await self._registry.close()
+
+    # ------------------------------------------------------------------ clients
+
+    def welcome(self, connection: Connection, ip: str, request: Request | None = None) -> None:
+        """It can be sent to from now on."""
+        connection.max_send_buffer_size = self._settings.send_to_client_buffer
+        id = self._new_id()
+        client = Client(id, connection)
+        stream = Stream(client, (ip, connection.get_remote_port(), connection.get_local_port()))
+        connection.context = Guest(stream)
+        self.table.add(client)
+        self.peers.streams[id] = stream
+        self.router.put(stream, messages.ON_CONNECT)
+        if request is not None:
+            body = (request.method, request.target, request.fields)
+            self.router.put(stream, messages.ON_WEBSOCKET_CONNECT, body)
+
+    def hear(self, connection: Connection, data: Any) -> None:
+        guest = connection.context
+        if guest is not None:
+            guest.pulse.count = HEARD
+            self.router.put(guest.stream, messages.ON_MESSAGE, data)
+
+    def farewell(self, connection: Connection) -> None:
+        """It has gone: nobody can send to it; its last event is on the way."""
+        guest = connection.context
+        if guest is not None:
+            self.table.remove(guest.stream.client.id)
+            self.router.close(guest.stream)
+
+    def _new_id(self) -> str:
+        while True:
+            id = ids.new_id(self._prefix, self._settings.client_id_length)
+            if id not in self.peers.streams:
+                return id
+
+    def _changed(self, kind: str, key: str, present: bool) -> None:
+        self.peers.changed(kind, key, present)
+
+    # ------------------------------------------------------------------ timers
+
+    def _beat(self) -> None:
+        clients = self.table.clients
+        pulses = [(id, client.connection.context.pulse) for id, client in clients.items()]
+        pinged, ended = heartbeat.look(pulses, self._settings.ping_not_response_limit)
+        for id in ended:
+            clients[id].connection.destroy()
+        if self._settings.ping_data and pinged:
+            self.commands.send([clients[id] for id in pinged], self._settings.ping_data, raw=False)
+
+    def _look(self) -> None:
+        now = self._worker.loop.time()
+        homeless = list(self.router.homeless)
+        if not homeless:
+            self._homeless_since = None
+        elif self._homeless_since is None:
+            self._homeless_since = now
+        elif now - self._homeless_since > self._settings.hold:
+            logger.warning("no business worker for %g s: %d clients are closed", self._settings.hold, len(homeless))
+            for stream in homeless:
+                stream.client.connection.close()
+        commands, router = self.commands, self.router
+        self._worker.note = (
+            f"{len(self.table)} clients, {self.peers.partners} business workers; dropped to clients: "
+            f"{commands.dropped}, lost events: {router.lost + router.dropped}, redelivered: {router.redelivered}"
+        )
+
+
+def _check(worker: Worker, settings: Settings) -> None:
+    for key in ("lan_ip", "listen_inner"):
+        value = getattr(settings, key)
+        if key == "listen_inner" and not value:
+            continue
+        try:
+            ipaddress.ip_address(value)
+        except ValueError:
+            raise options.complaint(worker, key, f'"{value}" is no IP address') from None
+    own = next(sibling for sibling in worker.siblings if sibling.name == worker.name)
+    for uri in own.listen:
+        if uri.partition("://")[0] in ("http", "https", "udp"):
+            raise LoadError(
+                f'worker {worker.name}: listen = "{uri}": for browsers a gateway has websocket:// or wss://'
+            )
+    if settings.ping_not_response_limit and not settings.ping_interval:
+        raise options.complaint(worker, "ping_not_response_limit", "needs a ping_interval")
+    if settings.router not in ROUTERS:
+        _router(worker, settings.router)
+
+
+def _router(worker: Worker, name: str) -> Any:
+    """The user's: "module:function"."""
+    module, _, function = name.partition(":")
+    if not function:
+        raise options.complaint(worker, "router", f'"{name}": there are {", ".join(ROUTERS)} and "module:function"')
+    options.imported(worker, "router", module)
+    chosen = getattr(importlib.import_module(module), function, None)
+    if not callable(chosen):
+        raise options.complaint(worker, "router", f"{module} has no function {function}")
+    return chosen
+
+
+def _host(ip: str) -> str:
+    return f"[{ip}]" if ":" in ip else ip

@@ -1,0 +1,276 @@
+"""Mesh: the links of one process to all gateways, and how the plans of the API go over them.
+
+It knows the gateways from a Registry, and connects to each. Whatever is asked of one gateway goes over one link, so
+that it is done there in the order in which it was called for. A send to a uid or a group goes to all gateways the first
+time, with the wish to be told whether somebody has it there; from then on only where somebody has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
+
+from workermand.services.gateway import ids, messages, sessions
+from workermand.services.gateway.commands import CHANGE_SESSIONS
+from workermand.services.gateway.keeping import Kept
+from workermand.services.gateway.messages import Place
+from workermand.services.gateway.plans import LOST, Plan
+from workermand.services.gateway.registry import Registry
+from workermand.services.links import address
+from workermand.services.links import wire as links
+from workermand.services.links.address import Address, Server
+from workermand.services.links.errors import ServiceError
+from workermand.services.links.later import Later
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+WATCHED: Final = 10_000
+"""Uids and groups, of each gateway, of which this process knows whether somebody has them."""
+
+OnEvent = Callable[["Gate", list[Any]], None]
+OnChange = Callable[["Gate", int, str, tuple[Any, ...], Later[Any]], None]
+"""A session is about to be changed: the stamp, the command and its arguments, its outcome."""
+
+
+class Gate:
+    """One gateway. Thread: the one that runs the loop."""
+
+    def __init__(self, mesh: Mesh, place: Place, **options: Any) -> None:
+        self.place = place
+        self.codec = sessions.PACKED
+        """How it writes sessions."""
+        self._mesh = mesh
+        self._stamps = itertools.count(1)
+        self._known: OrderedDict[tuple[str, str], bool] = OrderedDict()
+        """Whether somebody there has a key, the one asked for last at the end. What is not here is not known."""
+        self.link = Kept(
+            address_of(place),
+            messages.GATEWAY,
+            on_message=self._hear,
+            on_up=lambda: mesh.on_up(self),
+            on_down=self._down,
+            **options,
+        )
+
+    def __repr__(self) -> str:
+        return f"<gateway at {self.place.uri}>"
+
+    def call(self, command: str, arguments: tuple[Any, ...], watch: list[str] | None = None) -> Later[Any]:
+        """See commands.py."""
+        if command in CHANGE_SESSIONS:
+            return self._change(command, arguments)
+        if watch:
+            return self.link.request(messages.CALL, command, arguments, watch)
+        return self.link.request(messages.CALL, command, arguments)
+
+    def _change(self, command: str, arguments: tuple[Any, ...]) -> Later[Any]:
+        stamp = next(self._stamps)
+        later = self.link.request(messages.CHANGE, stamp, command, arguments)
+        self._mesh.on_change(self, stamp, command, arguments, later)
+        return later
+
+    def wanted(self, kind: str, keys: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Of these keys, those that somebody there may have, and those of which nothing is known: from now on they are
+        taken for present, until the gateway says no."""
+        known = self._known
+        maybe, unknown = [], []
+        for key in keys:
+            present = known.get((kind, key))
+            if present is None:
+                unknown.append(key)
+                if self.link.up:
+                    self._learn(kind, key)
+            else:
+                known.move_to_end((kind, key))
+            if present is not False:
+                maybe.append(key)
+        return maybe, unknown
+
+    def _learn(self, kind: str, key: str) -> None:
+        self._known[kind, key] = True
+        if len(self._known) > WATCHED:
+            (kind, key), _present = self._known.popitem(last=False)
+            self.link.send(links.pack([messages.UNWATCH, 0, kind, key]))
+
+    def _hear(self, message: list[Any]) -> None:
+        match message:
+            case [messages.NEWS, _, str(kind), str(key), bool(present)]:
+                if (kind, key) in self._known:
+                    self._known[kind, key] = present
+            case [messages.EVENT, *_]:
+                self._mesh.on_event(self, message)
+
+    def _down(self) -> None:
+        self._known.clear()
+        self._mesh.on_down(self)
+        self._mesh.has_gone_down(self)
+
+
+class Mesh:
+    """Of one process. Thread: the one that runs the loop."""
+
+    def __init__(
+        self,
+        registers: list[Server],
+        *,
+        tls: Any = None,
+        ping: float = 5.0,
+        timeout: float = 10.0,
+        send_buffer: int = 16 * 1024 * 1024,
+        on_event: OnEvent = lambda gate, message: None,
+        on_change: OnChange = lambda gate, stamp, command, arguments, outcome: None,
+        on_up: Callable[[Gate], None] = lambda gate: None,
+        on_down: Callable[[Gate], None] = lambda gate: None,
+    ) -> None:
+        """``timeout``: seconds for every call."""
+        self.gates: dict[Place, Gate] = {}
+        self.on_event = on_event
+        self.on_change = on_change
+        self.on_up = on_up
+        self.on_down = on_down
+        self._options = {
+            "secret": registers[0].secret if registers else "",
+            "tls": tls,
+            "ping": ping,
+            "timeout": timeout,
+            "send_buffer": send_buffer,
+        }
+        self._by_prefix: dict[str, list[Gate]] = {}
+        self._endings: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._registry = Registry(registers, on_places=self._update, tls=tls, ping=ping)
+
+    async def ready(self, patience: float) -> bool:
+        """Waits for a Register's answer, and until each gateway of it was tried. False: not within ``patience``
+        seconds; then it goes on in the background. Raises Unauthorized."""
+        try:
+            async with asyncio.timeout(patience):
+                await self._registry.first()
+                await asyncio.gather(*(gate.link.tried() for gate in self.gates.values()))
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        self._closed = True
+        await self._registry.close()
+        await asyncio.gather(*(gate.link.close() for gate in self.gates.values()), *self._endings)
+        self.gates.clear()
+        self._by_prefix.clear()
+
+    # ------------------------------------------------------------------ the gateways
+
+    def gates_of(self, client_id: str) -> list[Gate]:
+        """Where this client is: at most one, unless two have made up the same tag."""
+        by_prefix = self._by_prefix
+        return [
+            *by_prefix.get(client_id[: ids.TAG], ()),
+            *by_prefix.get(client_id[: ids.PHP_PREFIX], ()),
+        ]
+
+    def has_gone_down(self, gate: Gate) -> None:
+        """If no Register knows it, for good."""
+        if gate.place not in self._registry.places:
+            self._drop(gate)
+
+    def _update(self, places: set[Place]) -> None:
+        for place in places:
+            if place.uri and place not in self.gates:
+                gate = self.gates[place] = self._make(place)
+                self._by_prefix.setdefault(place.prefix, []).append(gate)
+        for gate in list(self.gates.values()):
+            if gate.place not in places and not gate.link.up:
+                self._drop(gate)
+
+    def _make(self, place: Place) -> Gate:
+        return Gate(self, place, **self._options)
+
+    def _drop(self, gate: Gate) -> None:
+        if self._closed or self.gates.pop(gate.place, None) is None:
+            return
+        self._by_prefix[gate.place.prefix].remove(gate)
+        if not self._by_prefix[gate.place.prefix]:
+            del self._by_prefix[gate.place.prefix]
+        ending = asyncio.get_running_loop().create_task(gate.link.close())
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+
+    # ------------------------------------------------------------------ plans
+
+    def run(self, plan: Plan[T]) -> Later[T]:
+        """Sends what there is to send before it returns."""
+        calls = self._calls(plan)
+        if len(calls) == 1:
+            return _alone(plan, calls[0])
+        return _together(plan, calls)
+
+    def _calls(self, plan: Plan[Any]) -> list[Later[Any]]:
+        if plan.clients is not None:
+            shares: dict[Gate, list[str]] = {}
+            for id in plan.clients:
+                for gate in self.gates_of(id):
+                    shares.setdefault(gate, []).append(id)
+            return [gate.call(plan.command, (share, *plan.arguments)) for gate, share in shares.items()]
+        if plan.keys is not None:
+            calls = []
+            for gate in self.gates.values():
+                maybe, unknown = gate.wanted(plan.kind, plan.keys)
+                if maybe:
+                    calls.append(gate.call(plan.command, (maybe, *plan.arguments), unknown))
+            return calls
+        return [gate.call(plan.command, plan.arguments) for gate in self.gates.values()]
+
+
+def _alone(plan: Plan[T], call: Later[Any]) -> Later[T]:
+    later: Later[T] = Later(plan.what)
+    call.add_done_callback(lambda call: _finish(plan, later, [call]))
+    return later
+
+
+def _together(plan: Plan[T], calls: list[Later[Any]]) -> Later[T]:
+    later: Later[T] = Later(plan.what)
+    missing = len(calls)
+
+    def one_is_done(_call: asyncio.Future[Any]) -> None:
+        nonlocal missing
+        missing -= 1
+        if not missing:
+            _finish(plan, later, calls)
+
+    for call in calls:
+        call.add_done_callback(one_is_done)
+    if not calls:
+        later.fulfil(plan.combine([]))
+    return later
+
+
+def _finish(plan: Plan[T], later: Later[T], calls: Iterable[asyncio.Future[Any]]) -> None:
+    answers: list[Any] = []
+    for call in calls:
+        if call.cancelled():
+            later.cancel()
+            return
+        error = call.exception()
+        if error is None:
+            answers.append(call.result())
+        elif plan.tolerant and isinstance(error, ServiceError):
+            answers.append(LOST)
+        else:
+            assert isinstance(error, Exception)
+            later.fail(error)
+            return
+    try:
+        later.fulfil(plan.combine(answers))
+    except Exception as error:
+        later.fail(ServiceError(f"{plan.what}: an answer that is none: {error!r}"))
+
+
+def address_of(place: Place) -> Address:
+    """Where its inner listener is."""
+    return address.parse(place.uri, "tcp", 0)[0]

@@ -1,0 +1,138 @@
+"""The Register: ``handler = "workermand.services.gateway.register"``, protocol frame, one process. Workerman: Register.
+
+    [worker.register]
+    listen = "frame://127.0.0.1:1236"
+    handler = "workermand.services.gateway.register"
+    reloadable = false
+
+It knows which gateways there are, and tells whoever asks. There may be several: gateways announce themselves to all of
+them, and the others take their answers together (registry.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+import msgspec
+
+from workermand import Connection, LoadError, Timer, Worker
+from workermand.services import options
+from workermand.services.gateway import messages
+from workermand.services.gateway.messages import Place
+from workermand.services.links import wire as links
+from workermand.services.links.door import Door
+from workermand.services.links.errors import ServiceError
+
+logger = logging.getLogger(__name__)
+
+DEFAULT: Final = "frame://127.0.0.1:1236"
+MISSED: Final = 2.5
+"""Pings: a gateway that is silent for so long is gone."""
+SWEEP: Final = 1.0
+"""Seconds between two looks."""
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The keys of ``options``."""
+
+    secret: str = ""
+    """Gateways and clients prove that they know it. Without one only this machine may call."""
+
+
+def on_worker_check(worker: Worker) -> None:
+    """For `workermand check`."""
+    options.read(worker, Settings)
+    _check_count(worker)
+
+
+def on_worker_start(worker: Worker) -> None:
+    """Raises LoadError for options that cannot be."""
+    worker.register = Service(worker, options.read(worker, Settings))
+
+
+def on_connect(connection: Connection) -> None:
+    connection.worker.register.door.on_connect(connection)
+
+
+def on_message(connection: Connection, body: bytes) -> None:
+    connection.worker.register.hear(connection, body)
+
+
+def on_close(connection: Connection) -> None:
+    connection.worker.register.gone(connection)
+
+
+class Service:
+    """Process: the child; thread: the one that runs the loop."""
+
+    def __init__(self, worker: Worker, settings: Settings) -> None:
+        _check_count(worker)
+        self._loop = worker.loop
+        self._worker = worker
+        self.door = Door(worker, messages.REGISTER, settings.secret, DEFAULT)
+        self._gateways: dict[Connection, tuple[Place, float]] = {}
+        """And the seconds between their pings."""
+        self._heard: dict[Connection, float] = {}
+        """When, by the loop's clock."""
+        self._watchers: set[Connection] = set()
+        Timer.add(SWEEP, self._sweep)
+
+    def hear(self, connection: Connection, body: bytes) -> None:
+        self._heard[connection] = self._loop.time()
+        message = self.door.hear(connection, body)
+        if message is None:
+            return
+        try:
+            result = self._do(connection, message)
+        except ServiceError as error:
+            connection.send(links.body([links.FAIL, message[1], str(error)]))
+        else:
+            connection.send(links.body([links.OK, message[1], result]))
+
+    def _do(self, connection: Connection, message: list[Any]) -> Any:
+        match message:
+            case [messages.ANNOUNCE, _, said, float(ping) | int(ping)] if ping > 0:
+                self._gateways[connection] = (messages.place(said), ping)
+                self._tell()
+                return None
+            case [messages.WATCH, _]:
+                self._watchers.add(connection)
+                return self.places
+            case [messages.LIST, _]:
+                return self.places
+        raise ServiceError("a Register is asked ANNOUNCE, LIST or WATCH")
+
+    @property
+    def places(self) -> list[Place]:
+        """Of the gateways that are here, each once."""
+        return list(dict.fromkeys(place for place, _ping in self._gateways.values()))
+
+    def gone(self, connection: Connection) -> None:
+        self.door.on_close(connection)
+        self._heard.pop(connection, None)
+        self._watchers.discard(connection)
+        if self._gateways.pop(connection, None) is not None:
+            self._tell()
+
+    def _tell(self) -> None:
+        """All who want to know."""
+        self._worker.note = f"{len(self._gateways)} gateways"
+        frame = links.pack([messages.GATEWAYS, 0, self.places])
+        for watcher in self._watchers:
+            if watcher.send(frame, raw=True) is False:  # it would have an old list for ever
+                watcher.destroy()
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        for connection, (place, ping) in list(self._gateways.items()):
+            if now - self._heard[connection] > MISSED * ping + SWEEP:
+                logger.warning("the gateway at %s is silent: it is gone", place.uri or place.php)
+                connection.destroy()
+
+
+def _check_count(worker: Worker) -> None:
+    if worker.count != 1:
+        raise LoadError(
+            f"worker {worker.name}: count = {worker.count}, write 1: each process would know other gateways"
+        )
