@@ -51,17 +51,18 @@ def cluster(
     secret: str = "",
     gateway: dict[str, Any] | None = None,
     worker: dict[str, Any] | None = None,
+    register: dict[str, Any] | None = None,
     more: str = "",
 ) -> Iterator[RunningServer]:
-    """Register, gateways and business workers in one daemon. ``gateway`` and ``worker`` are further options of the two
-    kinds; ``more`` is further TOML."""
+    """Register, gateways and business workers in one daemon. ``gateway``, ``worker`` and ``register``
+    are further options of the three kinds; ``more`` is further TOML."""
     with ports(gateways) as first:
         text = f"""
 [worker.register]
 listen = "frame://127.0.0.1:0"
 handler = "workermand.services.gateway.register"
 reloadable = false
-options = {toml({"secret": secret} if secret else {})}
+options = {toml({"secret": secret, **(register or {})})}
 
 [worker.gateway]
 listen = "{listen}"

@@ -24,7 +24,7 @@ import msgspec
 
 from workermand import ConfigError, LoadError, Worker
 from workermand.services import options
-from workermand.services.gateway import messages, registry, sessions
+from workermand.services.gateway import messages, registry
 from workermand.services.gateway.events import CALLBACKS, Dispatcher, Gateway
 from workermand.services.gateway.inner import Gate, Mesh
 from workermand.services.links.errors import ServiceError, Unauthorized
@@ -144,9 +144,8 @@ class Business:
 
     async def _enlist(self, gate: Gate) -> None:
         try:
-            answer = await gate.link.request(messages.ENLIST, self._key, self._settings.inner_ping)
-            gate.codec = sessions.CODECS[answer["sessions"]]
-        except (ServiceError, KeyError, TypeError) as error:
+            await gate.link.request(messages.ENLIST, self._key, self._settings.inner_ping)
+        except ServiceError as error:
             logger.warning("%r: %s", gate, error)
         self._note()
 

@@ -28,6 +28,8 @@ from workermand.services.gateway.commands import Commands
 from workermand.services.gateway.heartbeat import HEARD, Pulse
 from workermand.services.gateway.messages import Place
 from workermand.services.gateway.peers import Peers
+from workermand.services.gateway.php import Settings as PhpSettings
+from workermand.services.gateway.php import Visitors
 from workermand.services.gateway.registry import Registry
 from workermand.services.gateway.routing import Router, Stream
 from workermand.services.gateway.table import Client, Table
@@ -77,11 +79,20 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds that clients wait when there is no business worker at all; then they are closed."""
     inner_ping: Annotated[float, msgspec.Meta(gt=0)] = 5.0
     """Seconds between two pings to the Registers."""
+    php: PhpSettings | None = None
+    """GatewayWorker's clients and business workers may come, and its client_ids are used."""
 
 
-def on_worker_check(worker: Worker) -> None:
+def on_worker_check(worker: Worker) -> list[str]:
     """For `workermand check`."""
-    _check(worker, options.read(worker, Settings))
+    settings = options.read(worker, Settings)
+    _check(worker, settings)
+    remarks = ["reloadable = true: a reload ends its clients; set it to false"] if worker.reloadable else []
+    if settings.php is not None and not settings.php.secret_key:
+        remarks.append(
+            f"PHP programs need no key: whoever comes from {', '.join(settings.php.allow)} may do everything"
+        )
+    return remarks
 
 
 async def on_worker_start(worker: Worker) -> None:
@@ -133,10 +144,8 @@ class Service:
     def __init__(self, worker: Worker, settings: Settings) -> None:
         self._worker = worker
         self._settings = settings
-        self._codec = sessions.PACKED
-        self._prefix = ids.new_tag()
         self.table = Table(self._changed)
-        self.commands = Commands(self.table, self._codec)
+        self.commands = Commands(self.table, sessions.PHP if settings.php else sessions.PACKED)
         choose = ROUTERS.get(settings.router)
         self.router = Router(
             choose or _router(worker, settings.router), every_time=choose is None, redeliver=settings.redeliver
@@ -147,7 +156,6 @@ class Service:
             raise options.complaint(worker, "register", str(error)) from None
         port = settings.start_port + worker.id
         self._inner = f"{'ssl' if settings.tls else 'frame'}://{_host(settings.listen_inner or settings.lan_ip)}:{port}"
-        self._place = Place(f"tcp://{_host(settings.lan_ip)}:{port}", self._prefix)
         self.peers = Peers(
             worker,
             self._inner,
@@ -157,6 +165,14 @@ class Service:
             self.router,
             settings.send_to_worker_buffer,
         )
+        self._visitors: Visitors | None = None
+        self._prefix, php_address = ids.new_tag(), ""
+        if settings.php is not None:
+            self._visitors = Visitors(
+                worker, settings.php, self.table, self.commands, self.router, settings.send_to_worker_buffer
+            )
+            self._prefix, php_address = self._visitors.prefix, self._visitors.address
+        self._place = Place(f"tcp://{_host(settings.lan_ip)}:{port}", self._prefix, php_address)
         self._registry: Registry | None = None
         self._homeless_since: float | None = None
 
@@ -166,6 +182,11 @@ class Service:
             await self._worker.listen(self._inner, self.peers)
         except (ConfigError, ControlError) as error:
             raise options.complaint(self._worker, "start_port", f"{self._inner}: {error}") from None
+        if self._visitors is not None:
+            try:
+                await self._worker.listen(self._visitors.uri, self._visitors)
+            except (ConfigError, ControlError) as error:
+                raise options.complaint(self._worker, "php", f"{self._visitors.uri}: {error}") from None
         settings = self._settings
         self._registry = Registry(
             self._registers, announce=self._place, tls=settings.tls or None, ping=settings.inner_ping
@@ -217,7 +238,7 @@ class Service:
     def _new_id(self) -> str:
         while True:
             id = ids.new_id(self._prefix, self._settings.client_id_length)
-            if id not in self.peers.streams:
+            if id not in self.peers.streams and not id.endswith("00000000"):  # which is no connection in PHP
                 return id
 
     def _changed(self, kind: str, key: str, present: bool) -> None:
@@ -247,7 +268,7 @@ class Service:
                 stream.client.connection.close()
         commands, router = self.commands, self.router
         self._worker.note = (
-            f"{len(self.table)} clients, {self.peers.partners} business workers; dropped to clients: "
+            f"{len(self.table)} clients, {len(router.mates)} business workers; dropped to clients: "
             f"{commands.dropped}, lost events: {router.lost + router.dropped}, redelivered: {router.redelivered}"
         )
 
@@ -269,6 +290,8 @@ def _check(worker: Worker, settings: Settings) -> None:
             )
     if settings.ping_not_response_limit and not settings.ping_interval:
         raise options.complaint(worker, "ping_not_response_limit", "needs a ping_interval")
+    if settings.php is not None and settings.client_id_length != ids.LENGTH:
+        raise options.complaint(worker, "client_id_length", f"with php it is {ids.LENGTH}")
     if settings.router not in ROUTERS:
         _router(worker, settings.router)
 

@@ -43,7 +43,7 @@ class Gate:
 
     def __init__(self, mesh: Mesh, place: Place, **options: Any) -> None:
         self.place = place
-        self.codec = sessions.PACKED
+        self.codec = sessions.PHP if place.php else sessions.PACKED
         """How it writes sessions."""
         self._mesh = mesh
         self._stamps = itertools.count(1)

@@ -8,7 +8,7 @@ To a Register, service "register":
 
 To a gateway, service "gateway":
 
-    [ENLIST, n, key, ping]      I handle events from now on; the result is how sessions are written
+    [ENLIST, n, key, ping]      I handle events from now on, and say something every ping seconds
     [LEAVE, n]                  I take no more: behind the answer comes none
     [DONE, 0, ids]              events that have been handled, one client_id for each
     [CALL, n, name, arguments, watch]   commands.py; with ``watch`` NEWS are sent of these uids or groups
@@ -67,7 +67,7 @@ class Place(NamedTuple):
     prefix: str
     """What the client_ids of its clients begin with."""
     php: str = ""
-    """ "127.0.0.1:2900", where PHP programs reach it; "" for nowhere."""
+    """ "127.0.0.1:2900", where PHP programs reach it, and then its sessions are PHP's; "" for nowhere."""
 
 
 def places(said: Any) -> list[Place]:

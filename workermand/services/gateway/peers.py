@@ -30,11 +30,12 @@ Key = tuple[str, str]
 """Kind, and uid or group."""
 
 
-class Place(NamedTuple):
-    """What Door asks of a worker: where it listens."""
+class Inside(NamedTuple):
+    """What Door asks of a worker: here it is not about the clients' listeners, but the inner one."""
 
     name: str
-    siblings: tuple[Place, ...]
+    reloadable: bool
+    siblings: tuple[Inside, ...] = ()
     listen: tuple[str, ...] = ()
 
 
@@ -69,8 +70,8 @@ class Peers:
         """``buffer``: bytes that may be unsent to one of them. Raises LoadError when other machines could call without
         a secret."""
         self._loop = worker.loop
-        place = Place(worker.name, (Place(worker.name, (), (uri,)),))
-        self.door = Door(cast(Worker, place), messages.GATEWAY, secret, "tcp://127.0.0.1:2000")
+        inside = Inside(worker.name, worker.reloadable, (Inside(worker.name, False, listen=(uri,)),))
+        self.door = Door(cast(Worker, inside), messages.GATEWAY, secret, "tcp://127.0.0.1:2000")
         self._table = table
         self._commands = commands
         self._router = router
@@ -147,7 +148,8 @@ class Peers:
                 self._unwatch(connection, (kind, key))
                 return None
             case [messages.ENLIST, _, str(key), float(ping) | int(ping)] if key and ping > 0:
-                return self._enlist(connection, key, ping)
+                self._enlist(connection, key, ping)
+                return None
             case [messages.LEAVE, _] if connection in self._partners:
                 self._router.leave(self._partners[connection])
                 return None
@@ -164,12 +166,11 @@ class Peers:
                     stream.applied = stamp
         return result
 
-    def _enlist(self, connection: Connection, key: str, ping: float) -> dict[str, Any]:
+    def _enlist(self, connection: Connection, key: str, ping: float) -> None:
         if connection in self._partners:
             raise ServiceError("it is enlisted already")
         self._partners[connection] = Partner(key, connection, ping)
         self._heard[connection] = self._loop.time()
-        return {"sessions": self._commands.codec.name}
 
     def _done(self, connection: Connection, message: list[Any]) -> None:
         partner = self._partners.get(connection)

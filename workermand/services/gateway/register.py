@@ -12,16 +12,19 @@ them, and the others take their answers together (registry.py).
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any, Final
 
 import msgspec
 
-from workermand import Connection, LoadError, Timer, Worker
+from workermand import ConfigError, Connection, ControlError, LoadError, Timer, Worker
 from workermand.services import options
 from workermand.services.gateway import messages
 from workermand.services.gateway.messages import Place
+from workermand.services.gateway.phpregister import Book
+from workermand.services.gateway.phpregister import Settings as PhpSettings
 from workermand.services.links import wire as links
-from workermand.services.links.door import Door
+from workermand.services.links.door import Door, check
 from workermand.services.links.errors import ServiceError
 
 logger = logging.getLogger(__name__)
@@ -38,17 +41,21 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     secret: str = ""
     """Gateways and clients prove that they know it. Without one only this machine may call."""
+    php: PhpSettings | None = None
+    """GatewayWorker's gateways, business workers and clients may come, on an address of their own."""
 
 
-def on_worker_check(worker: Worker) -> None:
+def on_worker_check(worker: Worker) -> list[str]:
     """For `workermand check`."""
-    options.read(worker, Settings)
+    settings = options.read(worker, Settings)
     _check_count(worker)
+    return check(worker, messages.REGISTER, settings.secret, DEFAULT)
 
 
-def on_worker_start(worker: Worker) -> None:
+async def on_worker_start(worker: Worker) -> None:
     """Raises LoadError for options that cannot be."""
-    worker.register = Service(worker, options.read(worker, Settings))
+    worker.register = service = Service(worker, options.read(worker, Settings))
+    await service.start()
 
 
 def on_connect(connection: Connection) -> None:
@@ -76,7 +83,26 @@ class Service:
         self._heard: dict[Connection, float] = {}
         """When, by the loop's clock."""
         self._watchers: set[Connection] = set()
+        self._book = Book(worker, settings.php, lambda: self.places, self._announced) if settings.php else None
         Timer.add(SWEEP, self._sweep)
+
+    async def start(self) -> None:
+        """Raises LoadError."""
+        if self._book is not None:
+            try:
+                await self._worker.listen(self._book.uri, self._book)
+            except (ConfigError, ControlError) as error:
+                raise options.complaint(self._worker, "php.listen", str(error)) from None
+
+    def _announced(self, connection: Connection, place: Place | None) -> None:
+        """A gateway in PHP, which is silent as long as it lives, or its end."""
+        if place is not None:
+            self._gateways[connection] = (place, math.inf)
+            self._heard[connection] = self._loop.time()
+        else:
+            self._gateways.pop(connection, None)
+            self._heard.pop(connection, None)
+        self._tell()
 
     def hear(self, connection: Connection, body: bytes) -> None:
         self._heard[connection] = self._loop.time()
@@ -122,6 +148,8 @@ class Service:
         for watcher in self._watchers:
             if watcher.send(frame, raw=True) is False:  # it would have an old list for ever
                 watcher.destroy()
+        if self._book is not None:
+            self._book.tell()
 
     def _sweep(self) -> None:
         now = self._loop.time()
