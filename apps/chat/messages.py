@@ -29,11 +29,15 @@ class Say(msgspec.Struct, tag="say"):
     to_client_id: str = ALL
 
 
+class People(msgspec.Struct, tag="people"):
+    """Who is there by now? A gateway that was killed has not said goodbye for its clients."""
+
+
 class Pong(msgspec.Struct, tag="pong"):
     """The answer to the gateway's {"type": "ping"}."""
 
 
-Message = Login | Say | Pong
+Message = Login | Say | People | Pong
 _decoder = msgspec.json.Decoder(Message)
 
 

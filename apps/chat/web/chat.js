@@ -5,6 +5,8 @@ import {words} from "./words.js"
 
 const ROOMS = ["1", "2", "3", "4"]
 const LINES = 500 // kept in the page
+const SOON = 1000
+const REFRESH = 30_000 // milliseconds, up to twice as many: the list of who is here is asked for anew
 const EMOJIS = "😀 😂 🙂 😉 😍 🤔 😎 😭 😡 😱 🥳 😴 🙈 👍 👎 👏 🙏 💪 👋 🤝 ❤️ 💔 🔥 ✨ 🎉 🎂 ☕ 🍺 🌹 🌞 🌧️ ⚽ 🚀 🐱 🐶 🐼 ✅ ❌ ❓ 💤".split(" ")
 
 const $ = (id) => document.getElementById(id)
@@ -23,6 +25,8 @@ const link = new Link(servers(document.querySelector("meta[name=chat-servers]").
     lost: () => {
         me = ""
         early = []
+        $("content").value ||= sent // it may not have arrived
+        sent = ""
         state("Connection lost.", true)
     },
     waiting: (seconds) => ($("countdown").textContent = `Next attempt in ${seconds} s.`),
@@ -42,18 +46,28 @@ function logIn() {
     else if (link.send({type: "login", client_name: name, room_id: room})) state("Coming in …")
 }
 
+function askWhoIsHere() {
+    if (me) link.send({type: "people"})
+}
+
 const heard = {
     login(message) {
         if (message.client_list) {
             me = message.client_id
-            people.clear()
-            for (const [id, name] of Object.entries(message.client_list)) people.set(id, name)
             $("rename").textContent = message.client_name
             state("Connected.")
+            heard.people(message)
         } else {
+            // Of the same name: it may be the same one, whose gateway was killed and has not said goodbye.
+            if ([...people.values()].includes(message.client_name)) setTimeout(askWhoIsHere, SOON * (1 + Math.random()))
             people.set(message.client_id, message.client_name)
             event(message, " has come in")
+            listPeople()
         }
+    },
+    people(message) {
+        people.clear()
+        for (const [id, name] of Object.entries(message.client_list)) people.set(id, name)
         listPeople()
     },
     history(message) {
@@ -81,7 +95,7 @@ const heard = {
 
 function line(message) {
     if (message.id && shown.has(message.id)) return
-    if (message.from_client_id === me) sent = ""
+    if (message.from_client_id === me && message.content === sent.trim()) sent = ""
     const head = element("div", "head")
     head.append(bold(message.from_client_name))
     if (message.to_client_id !== "all") {
@@ -133,7 +147,7 @@ function show(item) {
 }
 
 function listPeople() {
-    const items = [...people].map(([id, name]) => {
+    const items = [...people].sort(byName).map(([id, name]) => {
         const button = element("button")
         button.type = "button"
         button.append(avatar(id, name), bold(name), id === me ? " (you)" : "")
@@ -154,7 +168,7 @@ function listPeople() {
 function listRecipients() {
     const chosen = $("to").selectedOptions[0]
     const options = [option("all", "everybody")]
-    for (const [id, name] of people) if (id !== me) options.push(option(id, name))
+    for (const [id, name] of [...people].sort(byName)) if (id !== me) options.push(option(id, name))
     if (!options.some((other) => other.value === chosen.value)) {
         const gone = option(chosen.value, chosen.dataset.name)
         gone.textContent += " (has left)"
@@ -164,6 +178,8 @@ function listRecipients() {
     options.find((other) => other.value === chosen.value).selected = true
     $("to").replaceChildren(...options)
 }
+
+const byName = ([, a], [, b]) => a.localeCompare(b)
 
 function option(id, name) {
     const made = new Option(name, id)
@@ -189,7 +205,7 @@ function avatar(id, name) {
     const made = element("span", "avatar")
     let hue = 0
     for (const letter of id) hue = (hue * 31 + letter.codePointAt(0)) % 360
-    made.style.background = `hsl(${hue} 55% 40%)`
+    made.style.background = `hsl(${(hue * 137) % 360} 55% 40%)`
     made.textContent = [...name][0]?.toUpperCase() ?? "?"
     made.ariaHidden = "true"
     return made
@@ -283,6 +299,8 @@ for (const emoji of EMOJIS) {
     }
     $("emojis").append(button)
 }
+
+setInterval(() => document.hidden || askWhoIsHere(), REFRESH * (1 + Math.random()))
 
 $("now").onclick = () => link.now()
 $("room").textContent = room

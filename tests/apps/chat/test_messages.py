@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.chat.messages import ALL, CONTENT, NAME, Login, Pong, Refused, Say, read
+from apps.chat.messages import ALL, CONTENT, NAME, Login, People, Pong, Refused, Say, read
 
 
 def login(**fields: object) -> str:
@@ -23,6 +23,7 @@ def test_each_kind() -> None:
     assert read(login()) == Login("Anne", "1")
     assert read(say()) == Say("hi", ALL)
     assert read('{"type": "say", "content": "hi"}') == Say("hi", ALL)
+    assert read(b'{"type": "people"}') == People()
     assert read(b'{"type": "pong"}') == Pong()
 
 

@@ -1,0 +1,37 @@
+// 1. The page connects to a gateway. 2. It is told its client_id. 3. It hands that to the site, 4. which binds it to whom
+// it knows by the cookie. 5. The site pushes, 6. and the page shows it.
+
+const $ = (id) => document.getElementById(id)
+const named = document.querySelector("meta[name=push-servers]").content.split(/\s+/).filter(Boolean)
+const servers = named.length ? named : [`${location.protocol === "https:" ? "wss:" : "ws:"}//${location.hostname}:7273/`]
+let failures = 0
+
+function connect() {
+    const socket = new WebSocket(servers[failures % servers.length])
+    socket.onmessage = async ({data}) => {
+        const message = JSON.parse(data)
+        if (message.type === "ping") socket.send('{"type": "pong"}')
+        else if (message.type === "push") show(message.content)
+        else if (message.type === "init") {
+            failures = 0
+            const answer = await fetch("bind", {method: "POST", body: new URLSearchParams({client_id: message.client_id})})
+            if (answer.ok) $("state").textContent = "Connected."
+            else socket.close()
+        }
+    }
+    socket.onclose = () => {
+        $("state").textContent = "Connection lost. It is tried again soon."
+        const longest = Math.min(30_000, 1000 * 2 ** failures++)
+        setTimeout(connect, longest * (0.5 + Math.random() / 2))
+    }
+}
+
+function show(content) {
+    const item = document.createElement("li")
+    item.textContent = content // as text: whoever may push may not script
+    $("messages").append(item)
+    document.title = `(${$("messages").childElementCount}) Push`
+}
+
+$("uid").textContent = document.body.dataset.uid
+connect()
