@@ -18,9 +18,9 @@ from django.core.wsgi import get_wsgi_application
 from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse
 from django.urls import path
 from django.views.decorators.http import require_POST
-from workermand.services.gateway import BlockingGatewayClient
 
 from apps.push import page
+from workermand.services.gateway import BlockingGatewayClient
 
 settings.configure(
     SECRET_KEY=os.environ.get("SECRET_KEY") or secrets.token_hex(),

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from flask import Flask, Response, request, send_file, session
 from flask.typing import ResponseReturnValue
-from workermand.services.gateway import BlockingGatewayClient
 
 from apps.push import page
+from workermand.services.gateway import BlockingGatewayClient
 
 app = Flask(__name__)
 app.secret_key = os.environ.get("SECRET_KEY") or secrets.token_hex()

@@ -1,22 +1,24 @@
 """Web messages, as Workerman's web-msg-sender: a page that waits for them, and an endpoint for whoever sends them.
 
-    [worker.push_register]
-    listen = "text://127.0.0.1:1237"
+    [worker.register]
+    listen = "unix://register.sock"
+    protocol = "frame"
     handler = "workermand.services.gateway.register"
+    reloadable = false
 
-    [worker.push_gateway]
+    [worker.gateway]
     listen = "websocket://0.0.0.0:7273"
     handler = "workermand.services.gateway.gateway"
-    options = { register = "127.0.0.1:1237", start_port = 2400, ping_interval = 10, ping_data = '{"type": "ping"}' }
+    reloadable = false
+    options = { start_port = 2400, ping_interval = 10, ping_data = '{"type": "ping"}' }
 
-    [worker.push_business]
+    [worker.business]
     handler = "workermand.services.gateway.business"
-    options = { register = "127.0.0.1:1237", events = "apps.push.events" }
+    options = { events = "apps.push.events" }
 
-    [worker.push_site]
+    [worker.site]
     listen = "http://127.0.0.1:8085"
     handler = "apps.push.site"
-    options = { register = "127.0.0.1:1237" }
 
     http://127.0.0.1:8085/?uid=anne&group=news in a browser
     curl -d to=uid -d name=anne -d content=hello http://127.0.0.1:8085/push         {"delivered": 1}
@@ -28,16 +30,16 @@ Who is who this site does not ask: the first line of the page's query says it. Y
 
 from pathlib import Path
 
-from workermand.services.gateway import GatewayClient
-
 from apps.push import page
 from workermand import Connection, Request, Response, Worker
+from workermand.services.gateway import GatewayClient
 
 SCRIPT = Path(__file__).parent / "push.js"
 
 
 async def on_worker_start(worker: Worker) -> None:
-    worker.gateways = GatewayClient(register=worker.options["register"], secret=worker.options.get("secret", ""))
+    worker.gateways = GatewayClient(**worker.options)  # register and secret, unless they are this daemon's own
+    await worker.gateways.connect()
 
 
 async def on_worker_stop(worker: Worker) -> None:
