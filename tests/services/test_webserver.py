@@ -349,11 +349,20 @@ def test_compressed_neighbours(tmp_path: Path) -> None:
         assert fetch(server, "/alone.js", "--compressed").text == "alone"
 
 
+def test_a_root_beside_code() -> None:
+    with served(root="apps.chat:web") as server:
+        assert fetch(server, "/").body == Path("apps/chat/web/index.html").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
         ({"indx": ["a"]}, 'worker main: options.indx: unknown key; did you mean "index"?'),
         ({"root": "www"}, 'options.root: "www" is relative: write the whole path'),
+        ({"root": ":www"}, 'options.root: ":www" is relative: write the whole path, or "package:directory"'),
+        ({"root": "apps.no:web"}, "options.root: no package apps.no on the app_path"),
+        ({"root": "apps.echo:web"}, "options.root: no package apps.echo on the app_path"),
+        ({"root": "apps.chat:wbe"}, 'apps/chat/wbe" is no directory that can be reached'),
         ({"root": "/nowhere/at/all"}, 'options.root: "/nowhere/at/all" is no directory that can be reached'),
         ({"root": ""}, "options.root: missing: the directory with the files"),
         ({"roots": {"default": "/tmp"}}, "options.root: this host has a root already"),

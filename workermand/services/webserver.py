@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib.util
 import inspect
 import os
 from http import HTTPStatus
@@ -35,7 +36,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The keys of ``options``."""
 
     root: str = ""
-    """Where the files lie, for every host that has no root of its own."""
+    """Where the files lie, for every host that has no root of its own: "/srv/www", or "package:directory" for files
+    beside code."""
     roots: dict[str, str] = {}
     """By host: {"example.com" = "/srv/www"}; "*" is as good as root."""
     index: list[str] = msgspec.field(default_factory=lambda: ["index.html"])
@@ -229,11 +231,25 @@ def _roots(settings: Settings, complaint: options.Complaint) -> dict[str, str]:
         if host in roots:
             raise complaint(key, "this host has a root already")
         if not os.path.isabs(root):
-            raise complaint(key, f'"{root}" is relative: write the whole path')
+            root = _beside(root, key, complaint)
         if not os.path.isdir(root):
             raise complaint(key, f'"{root}" is no directory that can be reached')
         roots[host] = root
     return roots
+
+
+def _beside(root: str, key: str, complaint: options.Complaint) -> str:
+    """ "apps.chat:web" is the directory web of the package apps.chat."""
+    package, colon, directory = root.partition(":")
+    if not (package and colon and directory):
+        raise complaint(key, f'"{root}" is relative: write the whole path, or "package:directory"')
+    try:
+        found = importlib.util.find_spec(package)
+    except (ModuleNotFoundError, ValueError):
+        found = None
+    if found is None or not found.submodule_search_locations:
+        raise complaint(key, f"no package {package} on the app_path")
+    return os.path.join(found.submodule_search_locations[0], directory)
 
 
 def _page(name: str, key: str, complaint: options.Complaint) -> Wanted:
