@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import shutil
+import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, WebSocket, WebSocketRoute, expect
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
+from tests.conftest import wait_until
 from tests.system.chromium import PATIENCE, chromium
-from tests.system.cluster import GATEWAYS, address, cluster, kill
+from tests.system.cluster import GATEWAYS, address, cluster, free_ports, kill
 from workermand.testing import RunningServer, running_server
 
 ROOT = Path(__file__).parents[2]
@@ -37,9 +43,9 @@ options = {{ root = "{web}" }}
 class Chat:
     """The daemon and the browser; a page for each who comes in."""
 
-    def __init__(self, server: RunningServer, browser: Browser) -> None:
+    def __init__(self, server: RunningServer, browser: Browser, web: str = "") -> None:
         self.server = server
-        self.web = f"http://127.0.0.1:{server.addresses['web'][0][1]}/"
+        self.web = web or f"http://127.0.0.1:{server.addresses['web'][0][1]}/"
         self.browser = browser
         self.surprises: list[str] = []
         """Errors, dialogs, and what the content security policy had to stop."""
@@ -327,3 +333,91 @@ def test_what_a_server_may_do_to_a_page(chat: Chat) -> None:
     expect(page.locator("#state-text")).to_have_text("Coming in …")
     assert len(connections) == 2
     context.close()
+
+
+AROUND = """
+daemon off;
+worker_processes 1;
+pid {directory}/nginx.pid;
+error_log {directory}/error.log info;
+events {{ worker_connections 64; }}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    server {{
+        listen 127.0.0.1:{port};
+{block}
+    }}
+}}
+"""
+
+
+@contextlib.contextmanager
+def nginx(directory: Path, port: int, block: str) -> Iterator[None]:
+    """From the moment it answers."""
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if program is None:
+        pytest.skip("nginx is not installed")
+    file = directory / "nginx.conf"
+    file.write_text(AROUND.format(directory=directory, port=port, block=block))
+    process = subprocess.Popen([program, "-p", str(directory), "-c", str(file), "-e", str(directory / "error.log")])
+    try:
+        wait_until("nginx answers", lambda: socket.create_connection(("127.0.0.1", port), 1).close() is None)
+        yield
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def documented(kind: str) -> str:
+    """The block of docs/chat.md."""
+    (block,) = re.findall(rf"^```{kind}\n(.*?)^```", (ROOT / "docs/chat.md").read_text(), re.MULTILINE | re.DOTALL)
+    return str(block)
+
+
+REPORTING = """
+from apps.chat.events import *
+from workermand.services.gateway import Gateway
+
+def on_connect(client_id):
+    print("a client from", Gateway.origin.remote_ip, flush=True)
+"""
+
+
+def test_the_documented_tables_behind_the_documented_nginx(
+    browser: Browser, short_dir: Path, free_port: Callable[[], int]
+) -> None:
+    """From the page's address to the events: the one of the client, not nginx's."""
+    chat_port, web_port, port = free_port(), free_port(), free_port()
+    web = copy_of_the_page(short_dir, ["/chat"])
+
+    def here(text: str) -> str:
+        return text.replace("0.0.0.0", "127.0.0.1").replace(":7272", f":{chat_port}").replace(":55151", f":{web_port}")
+
+    tables = here(documented("toml")).replace("start_port = 2300", f"start_port = {free_ports(2)}")
+    tables = tables.replace("apps.chat:web", str(web)).replace("apps.chat.events", "reporting")
+    tables = tables.replace("[worker.chat_gateway]", '[worker.chat_gateway]\ntrusted_proxies = ["127.0.0.1"]')
+    with running_server(tables, files={"reporting.py": REPORTING}) as server:
+        with nginx(short_dir, port, here(documented("nginx"))):
+            chat = Chat(server, browser, f"http://127.0.0.1:{port}/")
+            anne = chat.come("Anne")
+            say(anne, "hello")
+            with connect(f"ws://127.0.0.1:{port}/chat", source_address=("127.0.0.9", 0)) as bot:
+                server.wait_for("a client from 127.0.0.9")
+                bot.send('{"type": "login", "client_name": "Bot", "room_id": "1"}')
+                assert len(json.loads(bot.recv(60))["client_list"]) == 2
+                (line,) = json.loads(bot.recv(60))["lines"]
+                bot.send(json.dumps({"type": "say", "content": "a secret", "to_client_id": line["from_client_id"]}))
+                expect(lines(anne)).to_have_text(["hello", "a secret"])
+                bot.send("x" * 17_000)
+                with contextlib.suppress(ConnectionClosed):
+                    while bot.recv(60):
+                        pass
+                assert bot.close_code == 1009
+            expect(anne.locator("#lines .event").last).to_have_text(re.compile("^Bot has left · "))
+            anne.context.close()
+            assert not chat.surprises
