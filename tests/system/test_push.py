@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
+import textwrap
 import urllib.error
 import urllib.parse
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.system.chromium import chromium
-from tests.system.cluster import address, cluster
+from tests.system.cluster import free_ports
 from workermand.testing import running_server
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("browser"), pytest.mark.timeout(240)]
 
-SITE = """
-[worker.site]
-listen = "http://127.0.0.1:0"
-env = {{ PUSH_SERVERS = "ws://127.0.0.1:{port}/", PUSH_TOKEN = "sesame" }}
-"""
+SITE = ast.parse((Path(__file__).parents[2] / "apps/push/site.py").read_text())
 SITES = {
     "worker": 'handler = "apps.push.site"',
     "flask": 'handler = "workermand.services.asgi"\noptions = { app = "apps.push.flask_site:app" }',
     "django": 'handler = "workermand.services.asgi"\noptions = { app = "apps.push.django_site:application" }',
 }
+
+
+def documented(site: str, port: int) -> str:
+    """The tables at the top of apps/push/site.py, with free ports, and another site at their end."""
+    found = re.search(
+        r"^    \[worker\.register\].*?(?=^    http:)",
+        str(ast.get_docstring(SITE, clean=False)),
+        re.MULTILINE | re.DOTALL,
+    )
+    assert found is not None
+    text = textwrap.dedent(found[0])
+    for key, value in (
+        ("0.0.0.0:7273", f"127.0.0.1:{port}"),
+        ("127.0.0.1:8085", "127.0.0.1:0"),
+        ("start_port = 2400", f"start_port = {free_ports(1)}"),
+        (SITES["worker"], SITES[site]),
+    ):
+        assert text.count(key) == 1
+        text = text.replace(key, value)
+    return f'{text}\n[worker.site.env]\nPUSH_SERVERS = "ws://127.0.0.1:{port}/"\nPUSH_TOKEN = "sesame"\n'
 
 
 def post(url: str, token: str = "sesame", **fields: str) -> tuple[int, Any]:
@@ -45,10 +65,9 @@ def post(url: str, token: str = "sesame", **fields: str) -> tuple[int, Any]:
 def test_the_six_steps(site: str, free_port: Any) -> None:
     port = free_port()
     with (
-        running_server(cluster("apps.push.events", port) + SITE.format(port=port) + SITES[site]) as server,
+        running_server(documented(site, port)) as server,
         chromium() as browser,
     ):
-        assert address(server) == f"ws://127.0.0.1:{port}/"
         web = f"http://127.0.0.1:{server.addresses['site'][0][1]}/"
 
         def visit(query: str) -> Page:
