@@ -7,10 +7,11 @@ A chat without GlobalData, or whose GlobalData is away, goes on without a histor
 """
 
 import asyncio
+import math
 import time
 from typing import Any
 
-from workermand import WorkermandError
+from workermand import ConfigError, WorkermandError
 from workermand.services.globaldata import GlobalData
 
 LINES = 100
@@ -66,5 +67,6 @@ class History:
         return self._data
 
     def _leave_alone(self, error: WorkermandError) -> None:
-        print(f"no history for the next {PAUSE:g} s: {error}")
-        self._away_until = time.monotonic() + PAUSE
+        pause = math.inf if isinstance(error, ConfigError) else PAUSE  # this daemon has none
+        print(f"no history for {pause:g} s: {error}")
+        self._away_until = time.monotonic() + pause

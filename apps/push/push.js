@@ -4,26 +4,39 @@
 const $ = (id) => document.getElementById(id)
 const named = document.querySelector("meta[name=push-servers]").content.split(/\s+/).filter(Boolean)
 const servers = named.length ? named : [`${location.protocol === "https:" ? "wss:" : "ws:"}//${location.hostname}:7273/`]
+const SILENCE = 35_000 // milliseconds: the gateway pings every ten seconds
 let failures = 0
 
 function connect() {
     const socket = new WebSocket(servers[failures % servers.length])
-    socket.onmessage = async ({data}) => {
+    let silence = setTimeout(lost, SILENCE)
+
+    socket.onclose = lost
+    socket.onmessage = ({data}) => {
+        clearTimeout(silence)
+        silence = setTimeout(lost, SILENCE)
         const message = JSON.parse(data)
         if (message.type === "ping") socket.send('{"type": "pong"}')
         else if (message.type === "push") show(message.content)
-        else if (message.type === "init") {
-            failures = 0
-            const answer = await fetch("bind", {method: "POST", body: new URLSearchParams({client_id: message.client_id})})
-            if (answer.ok) $("state").textContent = "Connected."
-            else socket.close()
-        }
+        else if (message.type === "init") bind(message.client_id).catch(lost)
     }
-    socket.onclose = () => {
+
+    function lost() {
+        if (!socket.onclose) return // once is enough
+        clearTimeout(silence)
+        socket.onclose = socket.onmessage = null
+        socket.close()
         $("state").textContent = "Connection lost. It is tried again soon."
         const longest = Math.min(30_000, 1000 * 2 ** failures++)
         setTimeout(connect, longest * (0.5 + Math.random() / 2))
     }
+}
+
+async function bind(client_id) {
+    const answer = await fetch("bind", {method: "POST", body: new URLSearchParams({client_id})})
+    if (!answer.ok) throw new Error(await answer.text())
+    failures = 0
+    $("state").textContent = "Connected."
 }
 
 function show(content) {

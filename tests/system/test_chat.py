@@ -306,7 +306,7 @@ def test_what_a_server_may_do_to_a_page(chat: Chat) -> None:
         who = {"from_client_id": "b", "from_client_name": "Bert", "to_client_id": "all"}
         return {"id": id, **who, "content": id, "time": "2026-01-01T12:00:00+00:00"}
 
-    for nonsense in ("{", '{"type": "toString"}', '{"type": "constructor"}', "{}"):
+    for nonsense in ("{", "null", "7", '{"type": "toString"}', '{"type": "constructor"}', "{}"):
         server.send(nonsense)
     tell(type="ping")
     tell(type="say", **said("2"))

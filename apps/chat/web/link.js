@@ -47,6 +47,7 @@ export class Link {
         } catch {
             return
         }
+        if (!message?.type) return
         this.#failures = 0 // not before: a server may accept everybody and serve nobody
         if (message.type === "ping" || this.#silence) {
             clearTimeout(this.#silence)

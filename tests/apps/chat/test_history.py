@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.apps.chat.conftest import Chat, history
-from workermand import WorkermandError
+from workermand import ConfigError, WorkermandError
 
 
 def test_the_last_hundred_of_each_room(chat: Chat) -> None:
@@ -32,6 +32,20 @@ def test_several_at_once(chat: Chat) -> None:
         await asyncio.gather(*adding)
         contents = [tuple(line["content"]) for line in await writers[0].lines("1")]
         assert sorted(contents) == [(n, k) for n in range(4) for k in range(20)]
+
+    asyncio.run(main())
+
+
+def test_a_daemon_without_globaldata_is_not_asked_again(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history.time, "monotonic", lambda: float(chat.data.calls) * 1e9)
+
+    async def main() -> None:
+        ours = history.History()
+        chat.data.error = ConfigError("no URL", "no worker of this daemon has it", "add it")
+        for _ in range(3):
+            await ours.add("1", {"content": "x"})
+            assert await ours.lines("1") == []
+        assert chat.data.calls == 1
 
     asyncio.run(main())
 
