@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.conftest import wait_until
 from tests.system.chromium import chromium
-from tests.system.cluster import free_ports
+from tests.system.cluster import free_ports, kill
 from workermand.testing import running_server
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("browser"), pytest.mark.timeout(240)]
@@ -94,3 +95,19 @@ def test_the_six_steps(site: str, free_port: Any) -> None:
             assert post(web + "push", **wrong)[0] == 400
         assert post(web + "push", "guessed", to="all", content="x")[0] == 401
         assert post(web + "bind", client_id="0" * 20)[0] == 403, "who is nobody is bound to nothing"
+
+
+def test_a_page_comes_back(free_port: Any) -> None:
+    """With another client_id, which is bound anew."""
+    port = free_port()
+    with running_server(documented("worker", port)) as server, chromium() as browser:
+        web = f"http://127.0.0.1:{server.addresses['site'][0][1]}/"
+        page = browser.new_context().new_page()
+        page.goto(web + "?uid=anne")
+        expect(page.locator("#state")).to_have_text("Connected.")
+        kill(server, "gateway", 0)
+        wait_until(
+            "she is bound again", lambda: post(web + "push", to="uid", name="anne", content="x")[1]["delivered"] == 1
+        )
+        expect(page.locator("#messages li")).to_have_text(["x"])
+        expect(page.locator("#state")).to_have_text("Connected.")
