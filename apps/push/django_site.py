@@ -1,7 +1,7 @@
 """The site of apps.push with Django, in one file: settings, views, urls. See flask_site.py, which is the same.
 
     pip install django
-    PUSH_REGISTER=register://127.0.0.1:1237 python apps/push/django_site.py runserver
+    PUSH_REGISTER=register://127.0.0.1:1236 python -m apps.push.django_site runserver
 
 or in a worker of the same daemon, handler = "workermand.services.asgi", options = { app =
 "apps.push.django_site:application" }. Whoever pushes is a program with a token, not a page with a form: no CSRF there.

@@ -1,7 +1,7 @@
 """The site of apps.push with Flask: what knows who is logged in is the framework, what holds the pages is the cluster.
 
     pip install flask
-    PUSH_REGISTER=register://127.0.0.1:1237 flask --app apps.push.flask_site run
+    PUSH_REGISTER=register://127.0.0.1:1236 flask --app apps.push.flask_site run
 
 or in a worker of the same daemon, handler = "workermand.services.asgi", options = { app = "apps.push.flask_site:app" }.
 The six steps: push.js has them.

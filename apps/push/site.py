@@ -1,8 +1,7 @@
 """Web messages, as Workerman's web-msg-sender: a page that waits for them, and an endpoint for whoever sends them.
 
     [worker.register]
-    listen = "unix://register.sock"
-    protocol = "frame"
+    listen = "frame://127.0.0.1:1236"
     handler = "workermand.services.gateway.register"
     reloadable = false
 

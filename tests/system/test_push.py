@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
+import os
 import re
+import socket
+import subprocess
+import sys
 import textwrap
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +28,59 @@ from workermand.testing import running_server
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("browser"), pytest.mark.timeout(240)]
 
-SITE = ast.parse((Path(__file__).parents[2] / "apps/push/site.py").read_text())
-SITES = {
+ROOT = Path(__file__).parents[2]
+WORKERS = {
     "worker": 'handler = "apps.push.site"',
     "flask": 'handler = "workermand.services.asgi"\noptions = { app = "apps.push.flask_site:app" }',
     "django": 'handler = "workermand.services.asgi"\noptions = { app = "apps.push.django_site:application" }',
 }
+PROGRAMS = {
+    "flask alone": "-m flask --app apps.push.flask_site run -p {port}",
+    "django alone": "-m apps.push.django_site runserver --noreload {port}",
+}
 
 
-def documented(site: str, port: int) -> str:
-    """The tables at the top of apps/push/site.py, with free ports, and another site at their end."""
-    found = re.search(
-        r"^    \[worker\.register\].*?(?=^    http:)",
-        str(ast.get_docstring(SITE, clean=False)),
-        re.MULTILINE | re.DOTALL,
-    )
-    assert found is not None
-    text = textwrap.dedent(found[0])
-    for key, value in (
-        ("0.0.0.0:7273", f"127.0.0.1:{port}"),
-        ("127.0.0.1:8085", "127.0.0.1:0"),
-        ("start_port = 2400", f"start_port = {free_ports(1)}"),
-        (SITES["worker"], SITES[site]),
-    ):
-        assert text.count(key) == 1
-        text = text.replace(key, value)
-    return f'{text}\n[worker.site.env]\nPUSH_SERVERS = "ws://127.0.0.1:{port}/"\nPUSH_TOKEN = "sesame"\n'
+class Ports:
+    """Free ones: for the register, the gateway, and a site of its own."""
+
+    def __init__(self, free_port: Callable[[], int]) -> None:
+        self.register, self.gateway, self.site = free_port(), free_port(), free_port()
+        self.env = {"PUSH_SERVERS": f"ws://127.0.0.1:{self.gateway}/", "PUSH_TOKEN": "sesame"}
+
+    def tables(self, site: str = "worker") -> str:
+        """Those at the top of apps/push/site.py, with another site at their end."""
+        module = ast.parse((ROOT / "apps/push/site.py").read_text())
+        text = str(ast.get_docstring(module, clean=False))
+        (text,) = re.findall(r"^    \[worker\.register\].*?(?=^    http:)", text, re.MULTILINE | re.DOTALL)
+        for key, value in (
+            ("127.0.0.1:1236", f"127.0.0.1:{self.register}"),
+            ("0.0.0.0:7273", f"127.0.0.1:{self.gateway}"),
+            ("127.0.0.1:8085", f"127.0.0.1:{self.site}"),
+            ("start_port = 2400", f"start_port = {free_ports(1)}"),
+            (f"    {WORKERS['worker']}", textwrap.indent(WORKERS[site], "    ")),
+        ):
+            assert text.count(key) == 1
+            text = text.replace(key, value)
+        return textwrap.dedent(text) + "\n[worker.site.env]\n" + "".join(f'{k} = "{v}"\n' for k, v in self.env.items())
+
+
+@contextlib.contextmanager
+def serving(site: str, ports: Ports) -> Iterator[str]:
+    """The cluster and the site: its address."""
+    if site in WORKERS:
+        with running_server(ports.tables(site)):
+            yield f"http://127.0.0.1:{ports.site}/"
+        return
+    with running_server(ports.tables().replace(f":{ports.site}", ":0")):
+        command = [sys.executable, *PROGRAMS[site].format(port=ports.site).split()]
+        env = {**os.environ, **ports.env, "PUSH_REGISTER": f"register://127.0.0.1:{ports.register}"}
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL)
+        try:
+            wait_until("it answers", lambda: socket.create_connection(("127.0.0.1", ports.site), 1).close() is None)
+            yield f"http://127.0.0.1:{ports.site}/"
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
 def post(url: str, token: str = "sesame", **fields: str) -> tuple[int, Any]:
@@ -62,14 +95,9 @@ def post(url: str, token: str = "sesame", **fields: str) -> tuple[int, Any]:
             return error.code, error.read().decode()
 
 
-@pytest.mark.parametrize("site", SITES)
-def test_the_six_steps(site: str, free_port: Any) -> None:
-    port = free_port()
-    with (
-        running_server(documented(site, port)) as server,
-        chromium() as browser,
-    ):
-        web = f"http://127.0.0.1:{server.addresses['site'][0][1]}/"
+@pytest.mark.parametrize("site", [*WORKERS, *PROGRAMS])
+def test_the_six_steps(site: str, free_port: Callable[[], int]) -> None:
+    with serving(site, Ports(free_port)) as web, chromium() as browser:
 
         def visit(query: str) -> Page:
             page = browser.new_context().new_page()
@@ -97,11 +125,11 @@ def test_the_six_steps(site: str, free_port: Any) -> None:
         assert post(web + "bind", client_id="0" * 20)[0] == 403, "who is nobody is bound to nothing"
 
 
-def test_a_page_comes_back(free_port: Any) -> None:
+def test_a_page_comes_back(free_port: Callable[[], int]) -> None:
     """With another client_id, which is bound anew."""
-    port = free_port()
-    with running_server(documented("worker", port)) as server, chromium() as browser:
-        web = f"http://127.0.0.1:{server.addresses['site'][0][1]}/"
+    ports = Ports(free_port)
+    web = f"http://127.0.0.1:{ports.site}/"
+    with running_server(ports.tables()) as server, chromium() as browser:
         page = browser.new_context().new_page()
         page.goto(web + "?uid=anne")
         expect(page.locator("#state")).to_have_text("Connected.")
