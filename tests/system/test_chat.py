@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -10,11 +11,13 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, WebSocket, WebSocketRoute, expect
+from websockets.asyncio.client import connect as connect_later
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -422,3 +425,34 @@ def test_the_documented_tables_behind_the_documented_nginx(
             expect(anne.locator("#lines .event").last).to_have_text(re.compile("^Bot has left · "))
             anne.context.close()
             assert not chat.surprises
+
+
+def test_of_many_who_come_at_once_each_sees_and_hears_all(chat: Chat) -> None:
+    """Over both gateways and both business processes."""
+    names = {f"bot {number}" for number in range(60)}
+
+    async def visit(name: str) -> None:
+        people: dict[str, str] = {}
+        heard: list[str] = []
+        said = False
+        async with connect_later(address(chat.server)) as bot:
+            await bot.send(json.dumps({"type": "login", "client_name": name, "room_id": "crowd"}))
+            while len(heard) < len(names):
+                message = json.loads(await bot.recv())
+                if message["type"] == "login":
+                    people.update(message.get("client_list", {message["client_id"]: message["client_name"]}))
+                elif message["type"] == "say":
+                    heard.append(message["content"])
+                if not said and len(people) == len(names):
+                    said = True
+                    await bot.send(json.dumps({"type": "say", "content": name}))
+            await have_heard.wait()
+        assert set(people.values()) == set(heard) == names
+
+    async def main() -> None:
+        async with asyncio.timeout(60):
+            await asyncio.gather(*map(visit, names))
+
+    have_heard = asyncio.Barrier(len(names))
+    with ThreadPoolExecutor(1) as thread:  # playwright's loop runs in this one
+        thread.submit(asyncio.run, main()).result()
