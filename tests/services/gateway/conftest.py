@@ -6,6 +6,7 @@ import contextlib
 import json
 import random
 import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,10 @@ def register_of(server: RunningServer) -> str:
 class Client:
     """One that speaks lines."""
 
-    def __init__(self, server: RunningServer) -> None:
+    def __init__(self, server: RunningServer, tls: ssl.SSLContext | None = None) -> None:
         self.sock = server.connect("gateway")
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
         self._lines = self.sock.makefile("rb")
 
     def say(self, line: str) -> None:

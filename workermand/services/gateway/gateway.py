@@ -155,7 +155,9 @@ class Service:
         except ConfigError as error:
             raise options.complaint(worker, "register", str(error)) from None
         port = settings.start_port + worker.id
-        self._inner = f"{'ssl' if settings.tls else 'frame'}://{_host(settings.listen_inner or settings.lan_ip)}:{port}"
+        # Of the schemes that are always encrypted; peers.py swaps the protocol.
+        scheme = "https" if settings.tls else "frame"
+        self._inner = f"{scheme}://{_host(settings.listen_inner or settings.lan_ip)}:{port}"
         self.peers = Peers(
             worker,
             self._inner,

@@ -87,6 +87,8 @@ class Peers:
     # ------------------------------------------------------------------ the callbacks of its connections
 
     def on_connect(self, connection: Connection) -> None:
+        if connection.protocol.name != "frame":
+            connection.protocol = "frame"
         connection.max_send_buffer_size = self._buffer
         self.door.on_connect(connection)
 
