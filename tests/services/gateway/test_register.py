@@ -42,7 +42,8 @@ async def linked(address: Address, secret: str = "") -> AsyncIterator[tuple[Link
 def test_gateways_come_and_go() -> None:
     async def play(address: Address) -> None:
         async with linked(address, "swordfish") as (watcher, heard):
-            assert await watcher.request(messages.WATCH) == []
+            assert await watcher.request(messages.WATCH) is None
+            assert (await heard.get())[2] == []
             async with linked(address, "swordfish") as (one, _), linked(address, "swordfish") as (two, _):
                 await one.request(messages.ANNOUNCE, ONE, 5.0)
                 assert messages.places((await heard.get())[2]) == [ONE]
@@ -62,6 +63,7 @@ def test_a_gateway_that_is_silent_is_gone() -> None:
     async def play(address: Address) -> None:
         async with linked(address) as (watcher, heard), linked(address) as (one, _):
             await watcher.request(messages.WATCH)
+            assert (await heard.get())[2] == []
             await one.request(messages.ANNOUNCE, ONE, 0.05)
             assert len((await heard.get())[2]) == 1
             assert (await heard.get())[2] == []

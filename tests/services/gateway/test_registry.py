@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+import threading
 
 import pytest
 import uvloop
 
 from tests.services.gateway.test_register import ONE, TWO, register
 from workermand import ConfigError
-from workermand.services.gateway import registry
+from workermand.services.gateway import messages, registry
 from workermand.services.gateway.messages import Place
 from workermand.services.gateway.registry import Registry
+from workermand.services.links import wire
 from workermand.services.links.address import Address, Server
 from workermand.services.links.errors import Unauthorized
 
@@ -71,6 +74,35 @@ def test_two_registers_are_one_list_that_outlives_them() -> None:
     with register() as (first, a), register() as (second, b):
         pids = [server.status()["processes"][0]["pid"] for server in (first, second)]
         uvloop.run(play(pids, [Server(a, ""), Server(b, "")]))
+
+
+def test_news_in_one_piece_with_the_answer() -> None:
+    """The last word counts, however late somebody is told of the first."""
+
+    def serve(listener: socket.socket) -> None:
+        sock, _ = listener.accept()
+        with sock, sock.makefile("rb") as file:
+            sock.sendall(wire.pack([wire.CHALLENGE, 0, wire.VERSION, b""]) + wire.pack([wire.WELCOME, 0, b""]))
+            while length := file.read(wire.HEAD):
+                message = wire.unpack(file.read(int.from_bytes(length) - wire.HEAD))
+                if message[0] == messages.WATCH:
+                    pieces = [wire.OK, message[1], None], [messages.GATEWAYS, 0, []], [messages.GATEWAYS, 0, [ONE]]
+                    sock.sendall(b"".join(map(wire.pack, pieces)))
+
+    async def play(address: Address) -> None:
+        seen = Seen()
+        watching = Registry([Server(address, "")], on_places=seen)
+        await watching.first()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert watching.places == {ONE}
+        await watching.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = threading.Thread(target=serve, args=(listener,))
+        serving.start()
+        uvloop.run(play(Address("127.0.0.1", listener.getsockname()[1], "")))
+        serving.join()
 
 
 def test_the_wrong_secret() -> None:

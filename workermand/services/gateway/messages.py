@@ -4,7 +4,7 @@ To a Register, service "register":
 
     [ANNOUNCE, n, gateway, ping]        I am this gateway while this link lives, and something comes every ping seconds
     [LIST, n]                   its gateways now
-    [WATCH, n]                  its gateways now, as the result; then [GATEWAYS, 0, gateways] whenever they change
+    [WATCH, n]                  [GATEWAYS, 0, gateways] at once, behind the answer, and whenever they change
 
 To a gateway, service "gateway":
 

@@ -115,6 +115,9 @@ class Service:
             connection.send(links.body([links.FAIL, message[1], str(error)]))
         else:
             connection.send(links.body([links.OK, message[1], result]))
+            if message[0] == messages.WATCH:
+                # Not as the result: who waits for that may see it later than the news that come behind it.
+                connection.send(links.body([messages.GATEWAYS, 0, self.places]))
 
     def _do(self, connection: Connection, message: list[Any]) -> Any:
         match message:
@@ -124,7 +127,7 @@ class Service:
                 return None
             case [messages.WATCH, _]:
                 self._watchers.add(connection)
-                return self.places
+                return None
             case [messages.LIST, _]:
                 return self.places
         raise ServiceError("a Register is asked ANNOUNCE, LIST or WATCH")

@@ -57,8 +57,6 @@ class Registry:
         self._ping = ping
         self._said: dict[Server, set[Place]] = {}
         """What each has said last."""
-        self._told: set[Server] = set()
-        """Those with news since they were asked: their answer, which is heard a turn later, is older."""
         self._first = asyncio.Event()
         self._refused: dict[Server, Unauthorized] = {}
         self.places: set[Place] = set()
@@ -91,7 +89,6 @@ class Registry:
 
     def _greet(self, server: Server) -> None:
         self._refused.pop(server, None)
-        self._told.discard(server)
         link = self._links[server]
         if self._announce is not None:
             asked = link.request(messages.ANNOUNCE, self._announce, self._ping)
@@ -105,13 +102,11 @@ class Registry:
         if (error := asked.exception()) is not None:
             logger.warning("register at %s: %s", server.address, error)
             return
-        if self._announce is None and server not in self._told:
-            self._take(server, asked.result())
-        self._first.set()
+        if self._announce is not None:
+            self._first.set()
 
     def _hear(self, server: Server, message: list[Any]) -> None:
         if message[0] == messages.GATEWAYS and len(message) > 2 and self._announce is None:
-            self._told.add(server)
             self._take(server, message[2])
 
     def _take(self, server: Server, said: Any) -> None:
@@ -120,6 +115,7 @@ class Registry:
         except ServiceError as error:
             logger.warning("register at %s: %s", server.address, error)
             return
+        self._first.set()
         places = set().union(*self._said.values())
         if places != self.places:
             self.places = places
