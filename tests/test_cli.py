@@ -281,4 +281,4 @@ def test_check_names_the_directory_that_is_closed(tmp_path: Path) -> None:
 def test_check_of_the_shipped_file() -> None:
     done = check(ROOT / "config" / "workers.toml")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("workers.toml: ok: 10 workers, 11 processes\n")
+    assert done.stdout.endswith("workers.toml: ok: 14 workers, 19 processes\n")

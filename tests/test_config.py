@@ -610,6 +610,10 @@ def test_the_shipped_file_runs_as_it_is() -> None:
         "upload": ["http://127.0.0.1:8082"],
         "channel": ["unix://channel.sock"],
         "globaldata": ["unix://globaldata.sock"],
+        "register": ["frame://127.0.0.1:1236"],
+        "chat_gateway": ["websocket://0.0.0.0:7272"],
+        "chat_business": [],
+        "chat_web": ["http://0.0.0.0:55151"],
     }
     assert server.app_path == (str(SHIPPED.parents[1]),)
     assert server.workers["room"].count == 1
@@ -627,7 +631,7 @@ def test_the_shipped_file_has_every_key_once() -> None:
         wanted.remove(of_its_own)
     once = {key for key in wanted if written.count(key) == wanted.count(key)}
     # What a worker needs stands in every worker that needs it.
-    assert set(wanted) - once <= {"handler", "listen", "protocol", "reloadable"}
+    assert set(wanted) - once <= {"handler", "listen", "count", "options", "protocol", "reloadable"}
     assert all(written.count(key) >= wanted.count(key) for key in wanted)
 
 

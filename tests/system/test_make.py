@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import pty
 import re
@@ -12,11 +13,13 @@ import signal
 import socket
 import subprocess
 import tempfile
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.sync.client import connect
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
@@ -95,6 +98,12 @@ def test_make_run_serves_until_ctrl_c(places: dict[str, str]) -> None:
         with socket.create_connection(("127.0.0.1", 2347), timeout=PATIENCE) as client:
             client.sendall(b"hello\n")
             assert client.recv(100) == b"hello\n"
+        with urllib.request.urlopen("http://127.0.0.1:55151/", timeout=PATIENCE) as page:
+            assert b"chat.js" in page.read()
+        with connect("ws://127.0.0.1:7272/", open_timeout=PATIENCE) as browser:
+            browser.send(json.dumps({"type": "login", "client_name": "Anne", "room_id": "1"}))
+            said = json.loads(browser.recv(PATIENCE))
+            assert (said["type"], said["client_name"]) == ("login", "Anne")
         terminal.type(b"\x03")
         assert terminal.wait() == 0
     finally:
