@@ -41,6 +41,12 @@ def test_without_exits_there_is_one_table_and_uss_is_a_column_when_asked_for() -
     assert table.columns[2] == "uss" and table.rows[0][2] == "3.0MB" and table.rows[-1][2] == "3.0MB"
 
 
+def test_what_handlers_count() -> None:
+    counting = {**PROCESS, "figures": {"players": 12, "games": 3}}
+    *_, figures = report.status_tables({**DOCUMENT, "processes": [PROCESS, counting]})
+    assert figures.rows == [("echo#0", "players 12, games 3")]
+
+
 def test_the_heading_says_what_is_wrong() -> None:
     text = report.heading(DOCUMENT)
     assert "run 1 days 1 hours 1 minutes" in text and "load 1.00 0.50 0.25" in text

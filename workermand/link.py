@@ -78,7 +78,9 @@ class Status(Message, frozen=True):
     closed: dict[str, int] = {}
     """Connections ended, by CloseReason; refusals too."""
     note: str = ""
-    """What the operator should know of this process."""
+    """What is wrong with this process."""
+    figures: dict[str, int] = {}
+    """What its handler counts."""
 
 
 class ConnectionRow(msgspec.Struct, frozen=True):

@@ -73,7 +73,17 @@ def status_tables(document: dict[str, Any]) -> list[Table]:
                "total_request", "qps", "status"]  # fmt: skip
     rows = [_process(process, uss) for process in document["processes"]]
     rows.append(_summary(document["processes"], uss))
-    return [*tables, Table("processes", columns, rows)]
+    return [*tables, Table("processes", columns, rows), *_figures(document["processes"])]
+
+
+def _figures(processes: Sequence[dict[str, Any]]) -> list[Table]:
+    """What handlers count."""
+    rows = [
+        (f"{row['worker']}#{row['id']}", ", ".join(f"{what} {figure}" for what, figure in row["figures"].items()))
+        for row in processes
+        if row.get("figures")
+    ]
+    return [Table("figures", ("name", "counted by its handler"), rows)] if rows else []
 
 
 def _process(row: dict[str, Any], uss: bool) -> list[str]:

@@ -44,7 +44,8 @@ def document(*slots: Slot, busy: set[Child] | None = None, uss: bool = False) ->
 
 def test_the_shape() -> None:
     child = Fake()
-    child.hear(Status(connections=7, total_request=100, send_fail=1, timers=2, closed={"idle timeout": 3}))
+    closed, figures = {"idle timeout": 3}, {"players": 12}
+    child.hear(Status(connections=7, total_request=100, send_fail=1, timers=2, closed=closed, figures=figures))
     made = document(slot(0, child), slot(1), uss=True)
     assert made["version"] == 1
     server = made["server"]
@@ -60,6 +61,7 @@ def test_the_shape() -> None:
     [process] = made["processes"]  # type: ignore[misc]
     assert process["state"] == "idle" and process["listening"] == "text://0.0.0.0:2347"
     assert process["connections"] == 7 and process["closed"] == {"idle timeout": 3}
+    assert process["figures"] == {"players": 12}
     assert process["memory"] > process["uss"] > 0
 
 

@@ -194,6 +194,7 @@ def _process(slot: Slot, child: Child, busy: bool, *, uss: bool) -> dict[str, An
         "loop_lag": figures.loop_lag,
         "paused": figures.paused,
         "closed": figures.closed,
+        "figures": figures.figures,
         **_memory(child.pid, uss=uss),
     }
 

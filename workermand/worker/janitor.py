@@ -81,6 +81,7 @@ class Janitor:
             paused=self._listeners.paused,
             closed={reason.value: count for reason, count in stats.closed.items()},
             note=self._worker.note,
+            figures=self._worker.figures,
         )
 
     def _sweep(self) -> None:

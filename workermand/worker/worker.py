@@ -128,7 +128,9 @@ class Worker:
         self.keyring: Keyring | None = None
         """The certificates of the encrypted listeners."""
         self.note = ""
-        """What the status says of this process."""
+        """What the status says is wrong with this process."""
+        self.figures: dict[str, int] = {}
+        """What the handler counts: the status shows it, {"players": 12}."""
         self._runtime: Runtime | None = None
         self._last_connection_id = 0
         self._when_empty: typing.Callable[[], None] | None = None

@@ -155,7 +155,7 @@ class Business:
 
     def _note(self) -> None:
         up = sum(gate.link.up for gate in self._mesh.gates.values())
-        self._worker.note = f"{up} of {len(self._mesh.gates)} gateways"
+        self._worker.figures |= {"gateways": len(self._mesh.gates), "connected": up}
 
 
 def _callbacks(worker: Worker, module: ModuleType) -> dict[str, Callable[..., Any]]:

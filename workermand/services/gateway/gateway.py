@@ -269,10 +269,14 @@ class Service:
             for stream in homeless:
                 stream.client.connection.close()
         commands, router = self.commands, self.router
-        self._worker.note = (
-            f"{len(self.table)} clients, {len(router.mates)} business workers; dropped to clients: "
-            f"{commands.dropped}, lost events: {router.lost + router.dropped}, redelivered: {router.redelivered}"
-        )
+        self._worker.figures |= {
+            "clients": len(self.table),
+            "business workers": len(router.mates),
+            "messages sent": commands.delivered,
+            "messages dropped": commands.dropped,
+            "events lost": router.lost + router.dropped,
+            "events redelivered": router.redelivered,
+        }
 
 
 def _check(worker: Worker, settings: Settings) -> None:

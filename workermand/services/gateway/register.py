@@ -146,7 +146,7 @@ class Service:
 
     def _tell(self) -> None:
         """All who want to know."""
-        self._worker.note = f"{len(self._gateways)} gateways"
+        self._worker.figures["gateways"] = len(self._gateways)
         frame = links.pack([messages.GATEWAYS, 0, self.places])
         for watcher in self._watchers:
             if watcher.send(frame, raw=True) is False:  # it would have an old list for ever
