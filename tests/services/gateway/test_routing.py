@@ -46,8 +46,8 @@ class Worker(Mate):
         return True
 
 
-def stream(id: str = "a") -> Stream:
-    return Stream(Client(id, Connection()), None)
+def enter(router: Router, id: str = "a") -> Stream:
+    return router.enter(Client(id, Connection()), None)
 
 
 class AgainstAModel(RuleBasedStateMachine):
@@ -57,7 +57,7 @@ class AgainstAModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.router = Router(least_connections, redeliver=True)
-        self.streams = {id: stream(id) for id in "abc"}
+        self.streams = {id: enter(self.router, id) for id in "abc"}
         self.put: dict[str, int] = dict.fromkeys("abc", 0)
         self.handled: dict[str, list[int]] = {id: [] for id in "abc"}
         self.alive: list[Worker] = []
@@ -85,7 +85,7 @@ class AgainstAModel(RuleBasedStateMachine):
             worker = data.draw(st.sampled_from(busy))
             id, _kind, number = worker.got.pop(0)
             self.handled[id].append(number)
-            self.router.done(worker, [id], self.streams.get)
+            self.router.done(worker, [id])
 
     @rule(data=st.data())
     def leaves(self, data: st.DataObject) -> None:
@@ -118,7 +118,8 @@ class AgainstAModel(RuleBasedStateMachine):
             assert self.handled[id] == list(range(1, len(self.handled[id]) + 1))
 
     def teardown(self) -> None:
-        """In the end one worker handles all that is left."""
+        """In the end one worker handles all that is left, and what of all clients is the last."""
+        streams = list(self.router.streams.values())
         for worker in self.alive:
             self.router.remove(worker)
         self.alive.clear()
@@ -127,31 +128,38 @@ class AgainstAModel(RuleBasedStateMachine):
         while last.got:
             id, _kind, number = last.got.pop(0)
             self.handled[id].append(number)
-            self.router.done(last, [id], self.streams.get)
+            self.router.done(last, [id])
         assert {id: len(numbers) for id, numbers in self.handled.items()} == self.put
         self.nobody_is_overtaken()
-        assert all(one.client.connection.is_read for one in self.streams.values())
+        assert all(one.client.connection.is_read for one in streams)
+        for one in streams:
+            self.router.close(one)
+        while last.got:
+            self.router.done(last, [last.got.pop(0)[0]])
+        assert not self.router.streams and not last.streams
 
 
 TestAgainstAModel = AgainstAModel.TestCase
 
 
 def test_a_client_that_is_ahead_is_not_read() -> None:
-    router, worker, client = Router(least_connections), Worker("one"), stream()
+    router, worker = Router(least_connections), Worker("one")
+    client = enter(router)
     router.add(worker)
     for number in range(WINDOW + WAITING):
         router.put(client, messages.ON_MESSAGE, str(number))
         assert client.client.connection.is_read is (number < WINDOW + WAITING - 1)
     assert len(worker.got) == WINDOW
-    router.done(worker, ["a"] * (WAITING - 1), lambda id: client)
+    router.done(worker, ["a"] * (WAITING - 1))
     assert not client.client.connection.is_read
-    router.done(worker, ["a"], lambda id: client)
+    router.done(worker, ["a"])
     assert client.client.connection.is_read
     assert [body for _id, _kind, body in worker.got] == [str(number) for number in range(WINDOW + WAITING)]
 
 
 def test_without_redelivery_what_it_had_is_lost_and_counted() -> None:
-    router, first, second, client = Router(least_connections), Worker("one"), Worker("two"), stream()
+    router, first, second = Router(least_connections), Worker("one"), Worker("two")
+    client = enter(router)
     router.add(first)
     for number in range(WINDOW + 1):
         router.put(client, messages.ON_MESSAGE, number)
@@ -162,31 +170,34 @@ def test_without_redelivery_what_it_had_is_lost_and_counted() -> None:
 
 
 def test_the_last_event_ends_it() -> None:
-    router, worker, client = Router(least_connections), Worker("one"), stream()
+    router, worker = Router(least_connections), Worker("one")
+    client = enter(router)
     router.add(worker)
     router.put(client, messages.ON_CONNECT)
     router.close(client)
     assert [kind for _id, kind, _body in worker.got] == [messages.ON_CONNECT, messages.ON_CLOSE]
     assert worker.streams == {client}
-    router.done(worker, ["a", "a"], lambda id: client)
-    assert not worker.streams
+    router.done(worker, ["a", "a"])
+    assert not worker.streams and not router.streams
 
 
 def test_php_workers_say_nothing_of_what_they_did() -> None:
-    router, worker, client = Router(least_connections), Worker("one", acknowledges=False), stream()
+    router, worker = Router(least_connections), Worker("one", acknowledges=False)
+    client = enter(router)
     router.add(worker)
     for number in range(3 * WINDOW):
         router.put(client, messages.ON_MESSAGE, number)
     assert len(worker.got) == 3 * WINDOW
     router.close(client)
-    assert not worker.streams
+    assert not worker.streams and not router.streams
 
 
 def test_clients_that_nobody_knew() -> None:
-    router, client = Router(least_connections), stream()
+    router = Router(least_connections)
+    client = enter(router)
     router.put(client, messages.ON_CONNECT)
     router.close(client)
-    assert router.dropped == 1
+    assert router.dropped == 1 and not router.streams
     assert list(router.homeless) == []
     worker = Worker("one")
     router.add(worker)
@@ -194,7 +205,8 @@ def test_clients_that_nobody_knew() -> None:
 
 
 def test_a_client_that_somebody_knew_is_ended_when_somebody_comes() -> None:
-    router, first, second, client = Router(least_connections), Worker("one"), Worker("two"), stream()
+    router, first, second = Router(least_connections), Worker("one"), Worker("two")
+    client = enter(router)
     router.add(first)
     router.put(client, messages.ON_CONNECT)
     router.remove(first)
@@ -207,7 +219,7 @@ def test_who_is_chosen() -> None:
     router, one, two = Router(least_connections), Worker("one"), Worker("two")
     router.add(one)
     router.add(two)
-    clients = [stream(id) for id in "abcd"]
+    clients = [enter(router, id) for id in "abcd"]
     for client in clients:
         router.put(client, messages.ON_CONNECT)
     assert len(one.streams) == len(two.streams) == 2
@@ -219,21 +231,21 @@ def test_a_choice_for_each_event_waits_for_the_one_before() -> None:
     router = Router(
         lambda mates, client, kind, body: next(mate for mate in mates if mate.key == chosen[0]), every_time=True
     )
-    one, two, client = Worker("one"), Worker("two"), stream()
+    one, two, client = Worker("one"), Worker("two"), enter(router)
     router.add(one)
     router.add(two)
     router.put(client, messages.ON_MESSAGE, 1)
     chosen[0] = "two"
     router.put(client, messages.ON_MESSAGE, 2)
     assert (len(one.got), len(two.got)) == (1, 0)
-    router.done(one, ["a"], lambda id: client)
+    router.done(one, ["a"])
     assert two.got == [("a", messages.ON_MESSAGE, 2)]
 
 
 def test_a_process_that_comes_back_takes_the_place_of_its_former_self() -> None:
     router, former, again = Router(least_connections), Worker("one"), Worker("one")
     router.add(former)
-    client = stream()
+    client = enter(router)
     router.put(client, messages.ON_MESSAGE, 1)
     router.add(again)
     assert router.lost == 1

@@ -215,10 +215,9 @@ class Service:
         connection.max_send_buffer_size = self._settings.send_to_client_buffer
         id = self._new_id()
         client = Client(id, connection)
-        stream = Stream(client, (ip, connection.get_remote_port(), connection.get_local_port()))
+        stream = self.router.enter(client, (ip, connection.get_remote_port(), connection.get_local_port()))
         connection.context = Guest(stream)
         self.table.add(client)
-        self.peers.streams[id] = stream
         self.router.put(stream, messages.ON_CONNECT)
         if request is not None:
             body = (request.method, request.target, request.fields)
@@ -240,7 +239,7 @@ class Service:
     def _new_id(self) -> str:
         while True:
             id = ids.new_id(self._prefix, self._settings.client_id_length)
-            if id not in self.peers.streams and not id.endswith("00000000"):  # which is no connection in PHP
+            if id not in self.router.streams and not id.endswith("00000000"):  # which is no connection in PHP
                 return id
 
     def _changed(self, kind: str, key: str, present: bool) -> None:

@@ -76,8 +76,6 @@ class Peers:
         self._commands = commands
         self._router = router
         self._buffer = buffer
-        self.streams: dict[str, Stream] = {}
-        """By client_id: those with events under way."""
         self._partners: dict[Connection, Partner] = {}
         self._heard: dict[Connection, float] = {}
         self._watched: dict[Connection, set[Key]] = {}
@@ -163,7 +161,7 @@ class Peers:
         result = self._commands.run(name, arguments)
         if (partner := self._partners.get(connection)) is not None:
             for id in arguments[0]:
-                stream = self.streams.get(id)
+                stream = self._router.streams.get(id)
                 if stream is not None and stream.mate is partner:
                     stream.applied = stamp
         return result
@@ -177,7 +175,7 @@ class Peers:
     def _done(self, connection: Connection, message: list[Any]) -> None:
         partner = self._partners.get(connection)
         if partner is not None and len(message) > 2 and isinstance(message[2], list):
-            self._router.done(partner, message[2], self.streams.get)
+            self._router.done(partner, message[2])
 
     @property
     def partners(self) -> int:

@@ -97,6 +97,8 @@ class Router:
         self._every_time = every_time
         self._redeliver = redeliver
         self.mates: dict[str, Mate] = {}
+        self.streams: dict[str, Stream] = {}
+        """By client_id: from enter() until the last event has been handled."""
         self._homeless: dict[Stream, None] = {}
         """Those who wait for any mate."""
         self._crowded: dict[Mate, dict[Stream, None]] = {}
@@ -108,6 +110,11 @@ class Router:
         """Events of clients that came and went without anybody to tell."""
 
     # ------------------------------------------------------------------ clients
+
+    def enter(self, client: Client, origin: Any) -> Stream:
+        """A new one."""
+        stream = self.streams[client.id] = Stream(client, origin)
+        return stream
 
     def put(self, stream: Stream, kind: int, body: Any = None) -> None:
         """One event, behind those before it."""
@@ -128,6 +135,8 @@ class Router:
             self._forget(stream)
         else:
             self.put(stream, messages.ON_CLOSE)
+            if not stream.waiting and not stream.open:  # PHP's, who say nothing more of it
+                self._forget(stream)
 
     @property
     def homeless(self) -> Iterable[Stream]:
@@ -180,10 +189,10 @@ class Router:
         for stream in streams:
             self._pump(stream)
 
-    def done(self, mate: Mate, ids: Iterable[str], streams: Callable[[str], Stream | None]) -> None:
+    def done(self, mate: Mate, ids: Iterable[str]) -> None:
         """The mate has finished an event of each of these clients."""
         for id in ids:
-            stream = streams(id)
+            stream = self.streams.get(id)
             if stream is None or stream.mate is not mate or not stream.open:
                 continue
             stream.open -= 1
@@ -256,6 +265,7 @@ class Router:
     def _forget(self, stream: Stream) -> None:
         self._detach(stream)
         self._homeless.pop(stream, None)
+        self.streams.pop(stream.client.id, None)
         stream.waiting.clear()
         stream.bytes = 0
 
