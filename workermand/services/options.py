@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -60,3 +61,23 @@ def imported(worker: Worker, key: str, name: str) -> ModuleType:
         if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
             raise
         raise complaint(worker, key, f"no module named {error.name} on the app_path") from None
+
+
+def callbacks(worker: Worker, key: str, name: str, known: Mapping[str, int]) -> dict[str, Callable[..., Any]]:
+    """The ``on_...`` functions of the module that an option names, by their names. ``known``: with how many arguments
+    each is called. Raises LoadError for one that is unknown or takes other arguments, and when there is none at all."""
+    module = imported(worker, key, name)
+    found = {}
+    for callback, function in vars(module).items():
+        if not callback.startswith("on_") or not callable(function):
+            continue
+        if callback not in known:
+            raise complaint(worker, key, f"{name} has {callback}: there are {', '.join(known)}")
+        try:
+            inspect.signature(function).bind(*[None] * known[callback])
+        except TypeError as error:
+            raise complaint(worker, key, f"{name}.{callback}: {error}") from None
+        found[callback] = function
+    if not found:
+        raise complaint(worker, key, f"{name} has none of {', '.join(known)}")
+    return found

@@ -81,7 +81,7 @@ async def later(client_id):
     [
         ("def on_massage(client_id, message): ...", "ours has on_massage: there are on_worker_start"),
         ("def on_message(client_id): ...", "ours.on_message: too many positional arguments"),
-        ("x = 1", "options.events: ours has none of on_connect"),
+        ("x = 1", "options.events: ours has none of on_worker_start"),
         ("def on_worker_start(worker): raise ValueError('of ours')\ndef on_close(client_id): ...", "of ours"),
     ],
 )

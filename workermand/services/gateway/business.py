@@ -16,13 +16,11 @@ import inspect
 import logging
 import os
 import secrets
-from collections.abc import Callable
-from types import ModuleType
 from typing import Annotated, Any, Final
 
 import msgspec
 
-from workermand import ConfigError, LoadError, Worker
+from workermand import ConfigError, Worker
 from workermand.services import options
 from workermand.services.gateway import messages, registry
 from workermand.services.gateway.events import CALLBACKS, Dispatcher, Gateway
@@ -82,8 +80,9 @@ class Business:
     def __init__(self, worker: Worker, settings: Settings) -> None:
         self._worker = worker
         self._settings = settings
-        self._module = options.imported(worker, "events", settings.events)
-        self._callbacks = _callbacks(worker, self._module)
+        self._callbacks = options.callbacks(worker, "events", settings.events, {**HOOKS, **EVENTS})
+        if not self._callbacks.keys() & EVENTS:
+            raise options.complaint(worker, "events", f"{settings.events} has none of {', '.join(EVENTS)}")
         self._dispatcher = Dispatcher(worker, self._callbacks)
         # A process that takes this one's place has its name and number, too, and both are there for a while.
         self._key = f"{worker.name}:{worker.id}:{os.getpid()}:{secrets.token_hex(4)}"
@@ -156,22 +155,3 @@ class Business:
     def _note(self) -> None:
         up = sum(gate.link.up for gate in self._mesh.gates.values())
         self._worker.figures |= {"gateways": len(self._mesh.gates), "connected": up}
-
-
-def _callbacks(worker: Worker, module: ModuleType) -> dict[str, Callable[..., Any]]:
-    """Raises LoadError."""
-    found = {}
-    known = {**HOOKS, **EVENTS}
-    for name, value in vars(module).items():
-        if not name.startswith("on_") or not callable(value):
-            continue
-        if name not in known:
-            raise options.complaint(worker, "events", f"{module.__name__} has {name}: there are {', '.join(known)}")
-        try:
-            inspect.signature(value).bind(*[None] * known[name])
-        except TypeError as error:
-            raise options.complaint(worker, "events", f"{module.__name__}.{name}: {error}") from None
-        found[name] = value
-    if not any(name in found for name in EVENTS):
-        raise LoadError(f"worker {worker.name}: options.events: {module.__name__} has none of {', '.join(EVENTS)}")
-    return found

@@ -7,8 +7,9 @@
     reloadable = false
     options = { start_port = 2300 }
 
-It holds the clients, and knows their uids, groups and sessions; nothing of the user's runs here but ``router``.
-Business workers and clients come to its inner listener (peers.py), at lan_ip:start_port + number of the process.
+It holds the clients, and knows their uids, groups and sessions; nothing of the user's runs here but ``router`` and
+``hooks``. Business workers and clients come to its inner listener (peers.py), at lan_ip:start_port + number of
+the process.
 """
 
 from __future__ import annotations
@@ -21,9 +22,19 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from workermand import ConfigError, Connection, ControlError, LoadError, Request, SendError, Timer, Worker
+from workermand import (
+    ConfigError,
+    Connection,
+    ConnectionStatus,
+    ControlError,
+    LoadError,
+    Request,
+    SendError,
+    Timer,
+    Worker,
+)
 from workermand.services import options
-from workermand.services.gateway import heartbeat, ids, messages, registry, routing, sessions
+from workermand.services.gateway import heartbeat, hooks, ids, messages, registry, routing, sessions
 from workermand.services.gateway.commands import Commands
 from workermand.services.gateway.heartbeat import HEARD, Pulse
 from workermand.services.gateway.messages import Place
@@ -79,6 +90,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds that clients wait when there is no business worker at all; then they are closed."""
     inner_ping: Annotated[float, msgspec.Meta(gt=0)] = 5.0
     """Seconds between two pings to the Registers."""
+    hooks: str = ""
+    """A module with functions that run here, see hooks.py."""
     php: PhpSettings | None = None
     """GatewayWorker's clients and business workers may come, and its client_ids are used."""
 
@@ -101,6 +114,10 @@ async def on_worker_start(worker: Worker) -> None:
     _check(worker, settings)
     worker.gateway = service = Service(worker, settings)
     await service.start()
+
+
+def on_websocket_connect(connection: Connection, request: Request) -> None:
+    connection.worker.gateway.hooks.websocket_connect(connection, request)
 
 
 def on_connect(connection: Connection) -> None:
@@ -146,9 +163,13 @@ class Service:
         self._settings = settings
         self.table = Table(self._changed)
         self.commands = Commands(self.table, sessions.PHP if settings.php else sessions.PACKED)
+        self.hooks = hooks.load(worker, settings.hooks)
         choose = ROUTERS.get(settings.router)
         self.router = Router(
-            choose or _router(worker, settings.router), every_time=choose is None, redeliver=settings.redeliver
+            choose or _router(worker, settings.router),
+            every_time=choose is None,
+            redeliver=settings.redeliver,
+            on_mate=self.hooks.business_worker,
         )
         try:
             self._registers = registry.servers(settings.register, settings.secret)
@@ -180,6 +201,7 @@ class Service:
 
     async def start(self) -> None:
         """The others hear of this gateway when they can reach it."""
+        await self.hooks.start()
         try:
             await self._worker.listen(self._inner, self.peers)
         except (ConfigError, ControlError) as error:
@@ -207,11 +229,15 @@ class Service:
     async def stop(self) -> None:
         if self._registry is not None:
             await self._registry.close()
+        await self.hooks.stop()
 
     # ------------------------------------------------------------------ clients
 
     def welcome(self, connection: Connection, ip: str, request: Request | None = None) -> None:
-        """It can be sent to from now on."""
+        """It can be sent to from now on, unless the hook has closed it."""
+        self.hooks.connect(connection)
+        if connection.status is not ConnectionStatus.ESTABLISHED:
+            return
         connection.max_send_buffer_size = self._settings.send_to_client_buffer
         id = self._new_id()
         client = Client(id, connection)
@@ -235,6 +261,7 @@ class Service:
         if guest is not None:
             self.table.remove(guest.stream.client.id)
             self.router.close(guest.stream)
+            self.hooks.close(connection)
 
     def _new_id(self) -> str:
         while True:
@@ -299,6 +326,7 @@ def _check(worker: Worker, settings: Settings) -> None:
         raise options.complaint(worker, "client_id_length", f"with php it is {ids.LENGTH}")
     if settings.router not in ROUTERS:
         _router(worker, settings.router)
+    hooks.load(worker, settings.hooks)
 
 
 def _router(worker: Worker, name: str) -> Any:

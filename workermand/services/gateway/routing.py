@@ -91,11 +91,22 @@ class Stream:
 class Router:
     """Of one gateway process. Thread: the one that runs the loop."""
 
-    def __init__(self, choose: Choose, *, every_time: bool = False, redeliver: bool = False) -> None:
-        """``every_time``: ``choose`` is asked for each event, not once for each client."""
+    def __init__(
+        self,
+        choose: Choose,
+        *,
+        every_time: bool = False,
+        redeliver: bool = False,
+        on_mate: Callable[[str, bool], None] = lambda key, here: None,
+    ) -> None:
+        """``every_time``: ``choose`` is asked for each event, not once for each client. ``on_mate``: told the key of
+        one that has come, or gone."""
         self._choose = choose
         self._every_time = every_time
         self._redeliver = redeliver
+        self._on_mate = on_mate
+        self._here: set[Mate] = set()
+        """Also those that are leaving."""
         self.mates: dict[str, Mate] = {}
         self.streams: dict[str, Stream] = {}
         """By client_id: from enter() until the last event has been handled."""
@@ -150,6 +161,8 @@ class Router:
         if (former := self.mates.get(mate.key)) is not None:
             self.remove(former)
         self.mates[mate.key] = mate
+        self._here.add(mate)
+        self._on_mate(mate.key, True)
         homeless, self._homeless = self._homeless, {}
         for stream in homeless:
             self._pump(stream)
@@ -168,6 +181,9 @@ class Router:
     def remove(self, mate: Mate) -> None:
         """It has gone, with whatever it had."""
         mate.leaving = True
+        if mate in self._here:
+            self._here.discard(mate)
+            self._on_mate(mate.key, False)
         if self.mates.get(mate.key) is mate:
             del self.mates[mate.key]
         self._crowded.pop(mate, None)
