@@ -184,6 +184,7 @@ def test_links_and_pictures(chat: Chat) -> None:
     assert image.get_attribute("alt") == f"{chat.web}cat.png"
     expect(lines(anne)).to_have_text(["see https://example.com/a_(b)?c=<d>. And ! javascript:alert(3) http:// x"])
     say(anne, f"{chat.web}missing.png")
+    expect(lines(anne)).to_have_count(2)
     expect(lines(anne).last.locator("a")).to_have_text(f"{chat.web}missing.png")
     anne.context.close()
 
