@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 
@@ -86,8 +87,9 @@ def test_who_answers_is_no_server_of_ours(bytes_sent: bytes, error: type[Excepti
             client, _ = listener.accept()
             with client:
                 client.sendall(bytes_sent)
-                client.recv(1024)
-                client.recv(1024)
+                with contextlib.suppress(ConnectionResetError):
+                    client.recv(1024)
+                    client.recv(1024)
 
         thread = threading.Thread(target=serve)
         thread.start()

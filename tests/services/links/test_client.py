@@ -21,6 +21,8 @@ from workermand.services.links.address import Address
 from workermand.services.links.client import Link
 from workermand.services.links.errors import Dropped, ServiceError, TimedOut, Unauthorized, Unreachable
 
+MEGABYTE = 1024 * 1024
+
 
 class Heard:
     """What a link says to its engine."""
@@ -157,3 +159,39 @@ def test_a_server_that_falls_silent_is_left() -> None:
         server.close()
 
     uvloop.run(play())
+
+
+def test_what_is_given_up_does_not_arrive_late() -> None:
+    """The server reads nothing, as if it were cut off, until the link has gone."""
+
+    async def play(listener: socket.socket) -> None:
+        accepting = asyncio.create_task(asyncio.to_thread(listener.accept))
+        heard = Heard()
+        link = Link(
+            Address("127.0.0.1", listener.getsockname()[1], ""),
+            "echo",
+            on_message=heard.messages.put_nowait,
+            on_down=heard.states.put_nowait,
+            ping=0.2,
+            send_buffer=64 * MEGABYTE,
+        )
+        opening = asyncio.create_task(link.open())
+        sock, _ = await accepting
+        with sock:
+            sock.sendall(wire.pack([wire.CHALLENGE, 0, wire.VERSION, b""]) + wire.pack([wire.WELCOME, 0, b""]))
+            await opening
+            assert link.send(wire.pack([16, 0, bytes(32 * MEGABYTE)]))
+            async with asyncio.timeout(PATIENCE):
+                await heard.states.get()
+            await link.close()
+            with pytest.raises(ConnectionResetError):
+                _read(sock)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        uvloop.run(play(listener))
+
+
+def _read(sock: socket.socket) -> None:
+    """To the end."""
+    while sock.recv(MEGABYTE):
+        pass

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections import deque
@@ -18,6 +19,8 @@ from workermand.services.links.challenge import Asked
 from workermand.services.links.errors import ServiceError, TimedOut, Unreachable
 
 CHUNK = 64 * 1024
+RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER: what the kernel has not sent would arrive late, when a network that was cut is back."""
 
 
 class BlockingLink:
@@ -106,7 +109,9 @@ class BlockingLink:
         """After a failure within a call nobody knows what is under way: the connection is not used again."""
         try:
             yield
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, TimedOut) and self._sock is not None:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             self._drop()
             raise
 

@@ -17,7 +17,7 @@ import secrets
 from typing import Any, Final
 
 from workermand.services.links import wire
-from workermand.services.links.errors import ServiceError, Unauthorized
+from workermand.services.links.errors import ServiceError, Unauthorized, Unreachable
 
 NONCE: Final = 32
 """Bytes."""
@@ -37,17 +37,18 @@ class Asked:
         self._service = service
         self._secret = secret
         self._nonces = (b"", b"")
+        self._greeted = False
         self.is_done = False
 
     def hello(self) -> list[Any]:
         return [wire.HELLO, 0, wire.VERSION, self._service]
 
     def hear(self, message: list[Any]) -> list[Any] | None:
-        """What to answer; None: nothing, look at ``is_done``. Raises Unauthorized, and ServiceError with the server's
-        words or for what cannot be an answer."""
+        """What to answer; None: nothing, look at ``is_done``. Raises Unreachable when it is another service that is
+        there, Unauthorized, and ServiceError with the server's words or for what cannot be an answer."""
         match message:
             case [wire.FAIL, 0, str(words)]:
-                raise Unauthorized(words)
+                raise Unauthorized(words) if self._greeted else Unreachable(words)
             case [wire.CHALLENGE, 0, int(version), bytes(nonce)]:
                 return self._prove(version, nonce)
             case [wire.WELCOME, 0, bytes(proof)]:
@@ -60,6 +61,7 @@ class Asked:
             raise ServiceError(f"the server speaks version {version} of {self._service}, this client {wire.VERSION}")
         if nonce and not self._secret:
             raise Unauthorized("the server asks for a secret: give the one of its options")
+        self._greeted = True
         if not nonce:
             return [wire.PROOF, 0, b"", b""]
         self._nonces = (nonce, secrets.token_bytes(NONCE))

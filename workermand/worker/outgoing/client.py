@@ -7,8 +7,10 @@ it can begin again. wire.py moves the bytes, connecting.py gets it connected.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import socket
+import struct
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +36,8 @@ from workermand.worker.outgoing.wire import ClientWire
 from workermand.worker.status import CLOSED, CONNECTING, ESTABLISHED, INITIAL
 
 NO_CALLBACKS = Callbacks(Handlers())
+RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER: nothing is sent any more."""
 OURS = (CloseReason.CLOSED, CloseReason.DESTROYED, CloseReason.DRAINED)
 """Ends that nobody wants to be mended."""
 
@@ -228,8 +232,12 @@ class AsyncTcpConnection(Connection):
         super().end(data, raw)
 
     def destroy(self) -> None:
-        """Likewise."""
+        """Likewise. What the kernel has not sent yet is lost as well: it would go on trying, and a server that comes
+        back after a cut would get it late, behind what it was told over a new connection."""
         self.cancel_reconnect()
+        if (sock := self._info("socket")) is not None:
+            with contextlib.suppress(OSError, ValueError):  # it has ended already
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         super().destroy()
 
     async def drain(self) -> None:
