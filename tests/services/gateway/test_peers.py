@@ -13,8 +13,8 @@ import uvloop
 from tests.services.gateway.conftest import Client, cluster, register_of
 from workermand.services.gateway import messages, registry
 from workermand.services.gateway.inner import address_of
+from workermand.services.gateway.messages import Place
 from workermand.services.links import wire
-from workermand.services.links.address import Address
 from workermand.services.links.client import Link
 from workermand.services.links.errors import ServiceError
 from workermand.testing import RunningServer
@@ -23,9 +23,9 @@ A_CLIENT = "0" * 20
 
 
 @contextlib.asynccontextmanager
-async def linked(address: Address) -> AsyncIterator[tuple[Link, asyncio.Queue[list[Any]]]]:
+async def linked(place: Place) -> AsyncIterator[tuple[Link, asyncio.Queue[list[Any]]]]:
     heard: asyncio.Queue[list[Any]] = asyncio.Queue()
-    link = Link(address, messages.GATEWAY, on_message=heard.put_nowait)
+    link = Link(address_of(place), messages.service(place.prefix), on_message=heard.put_nowait)
     await link.open()
     try:
         yield link, heard
@@ -33,19 +33,18 @@ async def linked(address: Address) -> AsyncIterator[tuple[Link, asyncio.Queue[li
         await link.close()
 
 
-async def inner_address(server: RunningServer) -> Address:
+async def place_of(server: RunningServer) -> Place:
     (found,) = registry.servers(register_of(server), "")
     link = Link(found.address, messages.REGISTER, on_message=lambda message: None)
     await link.open()
     (place,) = messages.places(await link.request(messages.LIST))
     await link.close()
-    return address_of(place)
+    return place
 
 
 def test_news_of_uids_and_groups() -> None:
     async def play(server: RunningServer, id: str) -> None:
-        address = await inner_address(server)
-        async with linked(address) as (link, heard):
+        async with linked(await place_of(server)) as (link, heard):
             answer = link.request(messages.CALL, "send_to_uids", [["7"], "x", False], ["7"])
             assert await heard.get() == [messages.NEWS, 0, "uid", "7", False]
             assert await answer == [0, 0]
@@ -67,7 +66,7 @@ def test_a_business_worker_by_hand() -> None:
     """It gets events, acknowledges, and leaves; what it does not do is done by the other one."""
 
     async def play(server: RunningServer) -> None:
-        async with linked(await inner_address(server)) as (link, heard):
+        async with linked(await place_of(server)) as (link, heard):
             assert await link.request(messages.ENLIST, "ours:0", 60.0) is None
             with pytest.raises(ServiceError, match="enlisted already"):
                 await link.request(messages.ENLIST, "ours:0", 60.0)
@@ -97,7 +96,7 @@ def test_a_business_worker_by_hand() -> None:
 
 def test_a_silent_business_worker_is_gone() -> None:
     async def play(server: RunningServer) -> None:
-        async with linked(await inner_address(server)) as (link, heard):
+        async with linked(await place_of(server)) as (link, heard):
             await link.request(messages.ENLIST, "ours:0", 0.05)
             with Client(server) as client:
                 assert (await heard.get())[2] == messages.ON_CONNECT
@@ -130,11 +129,22 @@ BAD: list[list[Any]] = [
 @pytest.mark.parametrize("request_", BAD, ids=str)
 def test_bad_requests_are_refused_in_words(request_: list[Any]) -> None:
     async def play(server: RunningServer) -> None:
-        async with linked(await inner_address(server)) as (link, _heard):
+        async with linked(await place_of(server)) as (link, _heard):
             with pytest.raises(ServiceError, match=r"\w"):
                 await link.request(*request_)
             link.send(wire.pack([messages.DONE, 0, "nonsense"]))
             assert await link.request(messages.CALL, "count", []) == 0
+
+    with cluster() as server:
+        uvloop.run(play(server))
+
+
+def test_nobody_takes_it_for_the_one_before() -> None:
+    async def play(server: RunningServer) -> None:
+        place = await place_of(server)
+        with pytest.raises(ServiceError, match="not gateway 00000000"):
+            async with linked(place._replace(prefix="00000000")):
+                pass
 
     with cluster() as server:
         uvloop.run(play(server))

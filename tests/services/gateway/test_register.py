@@ -57,6 +57,26 @@ def test_gateways_come_and_go() -> None:
         uvloop.run(play(address))
 
 
+def test_who_comes_to_an_address_has_it_alone() -> None:
+    """A gateway that was killed while it was cut off is here again before anybody misses its former self."""
+
+    async def play(address: Address) -> None:
+        again = ONE._replace(prefix="0000000a")
+        async with linked(address) as (watcher, heard), linked(address) as (former, _), linked(address) as (later, _):
+            await watcher.request(messages.WATCH)
+            assert (await heard.get())[2] == []
+            await former.request(messages.ANNOUNCE, ONE, 60.0)
+            assert messages.places((await heard.get())[2]) == [ONE]
+            await later.request(messages.ANNOUNCE, again, 60.0)
+            assert messages.places((await heard.get())[2]) == [again]
+            await former.close()
+            await later.request(messages.ANNOUNCE, again, 60.0)
+            assert messages.places((await heard.get())[2]) == [again]
+
+    with register() as (_server, address):
+        uvloop.run(play(address))
+
+
 def test_a_gateway_that_is_silent_is_gone() -> None:
     """Its connection lives, and nothing comes: as behind a cut cable."""
 

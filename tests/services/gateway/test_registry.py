@@ -19,6 +19,7 @@ from workermand.services.gateway.registry import Registry
 from workermand.services.links import wire
 from workermand.services.links.address import Address, Server
 from workermand.services.links.errors import Unauthorized
+from workermand.testing import RunningServer
 
 
 def test_where_registers_are() -> None:
@@ -60,10 +61,11 @@ def test_two_registers_are_one_list_that_outlives_them() -> None:
         two = Registry(servers[:1], announce=TWO)
         await seen.until(ONE, TWO)
         os.kill(pids[0], signal.SIGKILL)
+        # It is back, and knows what is announced anew, and nothing else.
+        await seen.until(ONE)
+        await seen.until(ONE, TWO)
         three = Registry(servers[1:], announce=ONE)
         await three.first()
-        assert seen.places == {ONE, TWO}
-        # It is back, knows what is announced anew, and nothing else.
         await one.close()
         await three.close()
         await seen.until(TWO)
@@ -74,6 +76,26 @@ def test_two_registers_are_one_list_that_outlives_them() -> None:
     with register() as (first, a), register() as (second, b):
         pids = [server.status()["processes"][0]["pid"] for server in (first, second)]
         uvloop.run(play(pids, [Server(a, ""), Server(b, "")]))
+
+
+def test_the_word_of_the_last_one_holds() -> None:
+    async def play(first: RunningServer, second: RunningServer, servers: list[Server]) -> None:
+        seen = Seen()
+        watching = Registry(servers, on_places=seen)
+        one = Registry(servers, announce=ONE)
+        two = Registry(servers[:1], announce=TWO)
+        await seen.until(ONE, TWO)
+        await asyncio.to_thread(first.stop)
+        await seen.until(ONE)
+        await asyncio.to_thread(second.stop)
+        while any(link.up for link in watching._links.values()):  # noqa: ASYNC110 (nothing says so: that is the point)
+            await asyncio.sleep(0)
+        assert seen.places == {ONE}
+        for one_of_them in (watching, one, two):
+            await one_of_them.close()
+
+    with register() as (first, a), register() as (second, b):
+        uvloop.run(play(first, second, [Server(a, ""), Server(b, "")]))
 
 
 def test_news_in_one_piece_with_the_answer() -> None:

@@ -118,7 +118,11 @@ class BlockingGatewayClient:
         for place in places - self._gates.keys():
             if place.uri:
                 self._gates[place] = BlockingLink(
-                    address_of(place), messages.GATEWAY, secret=self._secret, tls=self._tls, timeout=self._timeout
+                    address_of(place),
+                    messages.service(place.prefix),
+                    secret=self._secret,
+                    tls=self._tls,
+                    timeout=self._timeout,
                 )
 
     # ------------------------------------------------------------------ messages

@@ -179,15 +179,6 @@ class Service:
         # Of the schemes that are always encrypted; peers.py swaps the protocol.
         scheme = "https" if settings.tls else "frame"
         self._inner = f"{scheme}://{_host(settings.listen_inner or settings.lan_ip)}:{port}"
-        self.peers = Peers(
-            worker,
-            self._inner,
-            self._registers[0].secret,
-            self.table,
-            self.commands,
-            self.router,
-            settings.send_to_worker_buffer,
-        )
         self._visitors: Visitors | None = None
         self._prefix, php_address = ids.new_tag(), ""
         if settings.php is not None:
@@ -195,6 +186,16 @@ class Service:
                 worker, settings.php, self.table, self.commands, self.router, settings.send_to_worker_buffer
             )
             self._prefix, php_address = self._visitors.prefix, self._visitors.address
+        self.peers = Peers(
+            worker,
+            self._inner,
+            messages.service(self._prefix),
+            self._registers[0].secret,
+            self.table,
+            self.commands,
+            self.router,
+            settings.send_to_worker_buffer,
+        )
         self._place = Place(f"tcp://{_host(settings.lan_ip)}:{port}", self._prefix, php_address)
         self._registry: Registry | None = None
         self._homeless_since: float | None = None

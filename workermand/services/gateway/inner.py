@@ -51,7 +51,7 @@ class Gate:
         """Whether somebody there has a key, the one asked for last at the end. What is not here is not known."""
         self.link = Kept(
             address_of(place),
-            messages.GATEWAY,
+            messages.service(place.prefix),
             on_message=self._hear,
             on_up=lambda: mesh.on_up(self),
             on_down=self._down,

@@ -6,7 +6,7 @@ To a Register, service "register":
     [LIST, n]                   its gateways now
     [WATCH, n]                  [GATEWAYS, 0, gateways] at once, behind the answer, and whenever they change
 
-To a gateway, service "gateway":
+To a gateway, service "gateway 0123abcd", with its prefix:
 
     [ENLIST, n, key, ping]      I handle events from now on, and say something every ping seconds
     [LEAVE, n]                  I take no more: behind the answer comes none
@@ -35,8 +35,7 @@ from workermand.services.links import wire as links
 from workermand.services.links.errors import ServiceError
 
 REGISTER: Final = "register"
-GATEWAY: Final = "gateway"
-"""Services, for Door and Link."""
+"""The service of Door and Link; that of gateways is service()."""
 
 ANNOUNCE: Final = links.FIRST
 WATCH: Final = links.FIRST + 1
@@ -68,6 +67,12 @@ class Place(NamedTuple):
     """What the client_ids of its clients begin with."""
     php: str = ""
     """ "127.0.0.1:2900", where PHP programs reach it, and then its sessions are PHP's; "" for nowhere."""
+
+
+def service(prefix: str) -> str:
+    """Of the gateway with this prefix, so that nobody takes it for the one that was at its address before: whoever has
+    not heard of that one's end would have two gateways there, and send everything twice."""
+    return f"gateway {prefix}"
 
 
 def places(said: Any) -> list[Place]:

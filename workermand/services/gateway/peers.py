@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 MISSED: Final = 2.5
 """Pings: a business worker that is silent for so long is gone."""
-SWEEP: Final = 1.0
+SWEEP: Final = 0.25
 """Seconds between two looks."""
 WATCHED: Final = 20_000
 """Uids and groups of which one peer may want news."""
@@ -65,13 +65,21 @@ class Peers:
     """The handler of the inner listener. Thread: the one that runs the loop."""
 
     def __init__(
-        self, worker: Worker, uri: str, secret: str, table: Table, commands: Commands, router: Router, buffer: int
+        self,
+        worker: Worker,
+        uri: str,
+        service: str,
+        secret: str,
+        table: Table,
+        commands: Commands,
+        router: Router,
+        buffer: int,
     ) -> None:
-        """``buffer``: bytes that may be unsent to one of them. Raises LoadError when other machines could call without
-        a secret."""
+        """``service``: see messages.service(). ``buffer``: bytes that may be unsent to one of them. Raises LoadError
+        when other machines could call without a secret."""
         self._loop = worker.loop
         inside = Inside(worker.name, worker.reloadable, (Inside(worker.name, False, listen=(uri,)),))
-        self.door = Door(cast(Worker, inside), messages.GATEWAY, secret, "tcp://127.0.0.1:2000")
+        self.door = Door(cast(Worker, inside), service, secret, "tcp://127.0.0.1:2000")
         self._table = table
         self._commands = commands
         self._router = router

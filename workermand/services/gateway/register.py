@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 DEFAULT: Final = "frame://127.0.0.1:1236"
 MISSED: Final = 2.5
 """Pings: a gateway that is silent for so long is gone."""
-SWEEP: Final = 1.0
+SWEEP: Final = 0.25
 """Seconds between two looks."""
 
 
@@ -122,8 +122,7 @@ class Service:
     def _do(self, connection: Connection, message: list[Any]) -> Any:
         match message:
             case [messages.ANNOUNCE, _, said, float(ping) | int(ping)] if ping > 0:
-                self._gateways[connection] = (messages.place(said), ping)
-                self._tell()
+                self._announce(connection, messages.place(said), ping)
                 return None
             case [messages.WATCH, _]:
                 self._watchers.add(connection)
@@ -131,6 +130,14 @@ class Service:
             case [messages.LIST, _]:
                 return self.places
         raise ServiceError("a Register is asked ANNOUNCE, LIST or WATCH")
+
+    def _announce(self, connection: Connection, place: Place, ping: float) -> None:
+        """Whoever was at this address before has gone, with a machine or a network perhaps, which nobody has told."""
+        for other, (former, _ping) in list(self._gateways.items()):
+            if former.uri == place.uri:
+                del self._gateways[other]
+        self._gateways[connection] = (place, ping)
+        self._tell()
 
     @property
     def places(self) -> list[Place]:

@@ -1,8 +1,9 @@
 """Registry: the client's side of Registers. A gateway announces itself to all of them; everybody else asks all of them,
 and takes their answers together.
 
-None of them is needed once it has answered: what a lost one has said last holds until it is back. A gateway is gone
-when no Register lists it any more.
+None of them is needed once it has answered. What those say holds that are here: one that is cut off may list gateways
+that are cut off with it. When the last one goes, what it has said holds until one is back. A gateway is gone when no
+Register lists it any more.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Registry:
         self._on_places = on_places
         self._ping = ping
         self._said: dict[Server, set[Place]] = {}
-        """What each has said last."""
+        """What each of those that are here has said last."""
         self._first = asyncio.Event()
         self._refused: dict[Server, Unauthorized] = {}
         self.places: set[Place] = set()
@@ -69,6 +70,7 @@ class Registry:
                 tls=tls,
                 on_message=lambda message, server=server: self._hear(server, message),  # type: ignore[misc]
                 on_up=lambda server=server: self._greet(server),  # type: ignore[misc]
+                on_down=lambda server=server: self._lose(server),  # type: ignore[misc]
                 on_refused=lambda error, server=server: self._refuse(server, error),  # type: ignore[misc]
                 ping=ping,
             )
@@ -80,6 +82,7 @@ class Registry:
             raise next(iter(self._refused.values()))
 
     async def close(self) -> None:
+        self._on_places = None
         await asyncio.gather(*(link.close() for link in self._links.values()))
 
     def _refuse(self, server: Server, error: Unauthorized) -> None:
@@ -116,8 +119,15 @@ class Registry:
             logger.warning("register at %s: %s", server.address, error)
             return
         self._first.set()
+        self._merge()
+
+    def _lose(self, server: Server) -> None:
+        self._said.pop(server, None)
+        self._merge()
+
+    def _merge(self) -> None:
         places = set().union(*self._said.values())
-        if places != self.places:
+        if self._said and places != self.places:
             self.places = places
             if self._on_places is not None:
                 self._on_places(places)
