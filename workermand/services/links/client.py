@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from workermand import AsyncTcpConnection, Connection
+from workermand import AsyncTcpConnection, Connection, ConnectionStatus
 from workermand.services.links import wire
 from workermand.services.links.address import Address
 from workermand.services.links.challenge import Asked
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 BACKOFF: Final = {"initial": 0.2, "max": 10.0, "jitter": 0.5}
 """Seconds between attempts, and the part left to chance."""
+FAREWELL: Final = 2.0
+"""Seconds that a server which does not read has for what is unsent, when a link is closed."""
 BUFFER: Final = 1024 * 1024
 """Bytes of requests that wait for the server to come back."""
 
@@ -68,6 +70,8 @@ class Link:
         self._clock: asyncio.TimerHandle | None = None
         self._heard = True
         self._closed = False
+        self._gone = asyncio.Event()
+        """Set when a connection has ended."""
         self._connection = connection = AsyncTcpConnection(
             address.uri, protocol="frame", tls=tls, timeout=timeout, auto_reconnect=BACKOFF
         )
@@ -120,15 +124,22 @@ class Link:
         return self._queued_bytes + self._connection.get_send_buffer_size()
 
     async def close(self) -> None:
-        """What has been sent still goes out; what waits fails."""
+        """What has been sent still goes out, within FAREWELL; what waits fails."""
         self._closed = True
         self._down("closed")
         self._connection.close()
         self._fail_queued(Unreachable("closed"))
+        if self._connection.status is ConnectionStatus.CLOSING:
+            try:
+                async with asyncio.timeout(FAREWELL):
+                    await self._gone.wait()
+            except TimeoutError:
+                self._connection.destroy()
 
     # ------------------------------------------------------------------ the connection
 
     def _connected(self, connection: Connection) -> None:
+        self._gone.clear()
         self._asked = Asked(self._service, self._secret)
         connection.send(wire.body(self._asked.hello()))
         self._clock = self._loop.call_later(self._timeout, self._too_slow, "no welcome")
@@ -190,6 +201,7 @@ class Link:
             self._opening.fail(Unreachable(words))
 
     def _ended(self, connection: Connection) -> None:
+        self._gone.set()
         if self._opening is not None and not self._opening.done():
             self._opening.fail(Unreachable(f"{self._service} at {self.address}: {connection.close_reason}"))
         self._down(self._why if self._asked is not None else f"{connection.close_reason}")
