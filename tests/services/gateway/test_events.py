@@ -202,6 +202,36 @@ def test_a_gateway_that_goes_takes_what_has_not_begun() -> None:
     asyncio.run(play())
 
 
+def test_a_gateway_that_comes_back_has_forgotten_what_is_at_work() -> None:
+    """It is told of the end of events that it has sent over this link, and of no other: it counts them."""
+
+    async def play() -> None:
+        go = asyncio.Event()
+        seen: list[Any] = []
+
+        async def on_message(id: str, body: str) -> None:
+            if body == "1":
+                await fake.call("update_session", ([id], {"n": 1}))
+                await go.wait()
+            seen.append((body, Gateway.session.get("n")))
+
+        fake = made(on_message=on_message)
+        fake.message("a", "1")
+        for _ in range(3):
+            await asyncio.sleep(0)
+        fake.changes[0][-1].fulfil(1)
+        fake.link.up = False
+        fake.dispatcher.lost(cast(Gate, fake))
+        fake.link.up = True
+        fake.message("a", "2", {"n": 5})
+        go.set()
+        await fake.dispatcher.idle()
+        assert seen == [("1", 1), ("2", 5)]
+        assert fake.done == ["a"]
+
+    asyncio.run(play())
+
+
 def test_outside_of_business_workers() -> None:
     api = CurrentApi()
     with pytest.raises(RuntimeError, match="elsewhere there is GatewayClient"):

@@ -75,6 +75,7 @@ class Turn:
         "body",
         "client_id",
         "gate",
+        "is_lost",
         "is_over",
         "kind",
         "origin",
@@ -86,6 +87,8 @@ class Turn:
         ip, port, gateway_port = origin
         self.origin = Origin(ip, port, gateway_port, gate.place.uri)
         self.is_over = False
+        self.is_lost = False
+        """Its link has gone: for the gateway it is nobody's, or somebody else's."""
         self._session: Session | None = None
         self._before: Session = {}
         self._patches: list[Change] = []
@@ -216,6 +219,9 @@ class Dispatcher:
             if key[0] is gate:
                 while len(lane.turns) > 1:
                     lane.turns.pop()
+                for turn in lane.turns:
+                    turn.is_lost = True
+                lane.changes.clear()  # it has those it answered, and counts anew
 
     async def idle(self) -> None:
         """Waits until nothing is under way, and the gateways know."""
@@ -278,7 +284,7 @@ class Dispatcher:
         turn.is_over = True
         lane.turns.popleft()
         self.handled += 1
-        if turn.gate.link.up:
+        if not turn.is_lost:
             if not self._done:
                 self._loop.call_soon(self._flush)
             self._done.setdefault(turn.gate, []).append(turn.client_id)
