@@ -29,7 +29,7 @@ pytestmark = [
 
 SECRET = "correct horse battery staple"
 REGISTERS = "register://10.99.0.1:1236,10.99.0.2:1236,10.99.0.3:1236"
-PING = 0.5
+PING = 0.4
 """Seconds: what is cut off is missed after two of them."""
 BOUND = 20.0
 """Seconds within which everybody has to agree. It takes less than two; what it took is printed."""
@@ -124,10 +124,12 @@ class Person:
 
     async def census(self) -> Any:
         """What a business worker says; a word when it says nothing."""
+        if self._writer is None:
+            return "not connected"
         number = next(self._numbers)
         asked = self._asked[number] = asyncio.get_running_loop().create_future()
-        self.say(f"census {number}")
         try:
+            self.say(f"census {number}")
             async with asyncio.timeout(2 * PING):
                 return await asked
         except TimeoutError:
@@ -146,6 +148,8 @@ class Person:
             with contextlib.suppress(OSError):
                 await self._connect()
             self.connection = None
+            for number in list(self._asked):
+                self.answer(number, "no answer")
             await asyncio.sleep(PACE)
 
     async def _connect(self) -> None:
@@ -187,6 +191,9 @@ class World:
         self.people: list[Person] = []
         self.client: GatewayClient
         self.complaints: list[str] = []
+        """Of those who have left,"""
+        self.total: Counter[str] = Counter()
+        """and what they have heard."""
 
     def come(self, machine: Machine, uid: str = "", talks: bool = True) -> Person:
         number = len(self.people)
@@ -199,6 +206,7 @@ class World:
         self.people.remove(person)
         await person.leave()
         self.complaints += person.complaints
+        self.total += person.total
 
     def expected(self, reachable: list[Machine]) -> dict[str, Any] | None:
         """What a census has to find; None while somebody is not in again."""
@@ -254,8 +262,10 @@ class World:
                     api.send_to_client(id, f"heard client {id} outside {number}").add_done_callback(_fetch)
             await asyncio.sleep(5 * PACE)
 
-    def kill(self, machine: Machine, worker: str, *ids: int) -> None:
-        for process in self.daemons[self.machines.index(machine)].status()["processes"]:
+    async def kill(self, machine: Machine, worker: str, *ids: int) -> None:
+        """Its master puts others in their place."""
+        status = await asyncio.to_thread(self.daemons[self.machines.index(machine)].status)
+        for process in status["processes"]:
             if process["worker"] == worker and process["id"] in ids:
                 os.kill(process["pid"], signal.SIGKILL)
 
@@ -297,13 +307,33 @@ async def world(found: list[Machine], daemons: list[RunningServer]) -> AsyncIter
 
 async def play(found: list[Machine], daemons: list[RunningServer]) -> None:
     one, two, three, _ = found
-    async with world(found, daemons) as all_:
-        await all_.agree("all are in", [one, two, three])
+    async with world(found, daemons) as people:
+        await people.agree("all are in", found[:3])
         three.cut()
-        await all_.agree("machine 3 is cut off", [one, two], [three])
+        await people.agree("machine 3 is cut off", [one, two], [three])
+        # Who is on the other side goes on, goes, and has the same uid somewhere else.
+        await people.leave(people.people[2])
+        people.come(one, uid="u2")
+        people.come(three, uid="u1")
+        await people.agree("people come and go", [one, two], [three])
         three.heal()
-        await all_.agree("it is healed", [one, two, three])
-    assert not all_.complaints
+        await people.agree("machine 3 is healed", found[:3])
+
+        one.cut()
+        await people.kill(one, "gateway", 0, 1)
+        one.heal()
+        await people.agree("machine 1 was cut off, and is healed with new gateways", found[:3])
+
+        await asyncio.to_thread(daemons[3].stop)
+        await people.agree("the Register of machine 3 is gone", found[:3])
+        await people.kill(one, "register", 0)
+        await people.kill(two, "gateway", 0)
+        await people.agree("a Register and a gateway are killed", found[:3])
+        await asyncio.gather(*(people.kill(machine, "gateway", 0, 1) for machine in found[:3]))
+        await people.agree("all gateways are killed", found[:3])
+    assert people.complaints == []
+    print(dict(people.total))
+    assert all(people.total[kind] > 100 for kind in ("number", "client", "uid", "group", "all"))
 
 
 def test_machines_that_are_cut_off_and_gateways_that_are_killed() -> None:
