@@ -11,28 +11,38 @@ import argparse
 import contextlib
 import os
 import platform
-import resource
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 import websockets.sync.client
 
-from tests.bench import events, proxying
+from tests.bench import events, gateways, proxying
+from tests.bench.cpu import (
+    HERE,
+    SERVERS,
+    Words,
+    c_echo,
+    clients_on_a_core_of_their_own,
+    cost,
+    cpu,
+    foreign,
+    many_files,
+    pin,
+)
 from tests.bench.slow import CLIENTS as SLOW
 from tests.bench.slow import latency
 from tests.certs import Authority
 from tests.conftest import wait_until
 from workermand.testing import RunningServer, running_server
 
-HERE = Path(__file__).parent
 HANDLER = {
     "bench.py": "def on_message(connection, data):\n    connection.send(data)\n",
     "hello.py": "def on_message(connection, request):\n    connection.send('hello')\n",
@@ -84,39 +94,12 @@ FILES = (1 << 10, 100 << 10, 10 << 20)
 IDLE = 10_000
 CHILDREN = 100
 QUESTIONS = 20
-CORES = sorted(os.sched_getaffinity(0))
-SERVERS, CLIENTS = CORES[0], CORES[-1]
 
 Row = tuple[str, str, str]
 """A line of the table: what, measured, mark."""
 
 
 # ---------------------------------------------------------------------------------------------------- the machine
-
-
-def family(pid: int) -> list[psutil.Process]:
-    root = psutil.Process(pid)
-    return [root, *root.children(recursive=True)]
-
-
-def pin(pid: int, core: int) -> None:
-    """To one core, with what it has started and will start."""
-    for process in family(pid):
-        process.cpu_affinity([core])
-
-
-@contextlib.contextmanager
-def clients_on_a_core_of_their_own() -> Iterator[None]:
-    os.sched_setaffinity(0, {CLIENTS})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, CORES)
-
-
-def cpu(pid: int) -> float:
-    """Seconds that a server and its children have used."""
-    return sum(times.user + times.system for times in (process.cpu_times() for process in family(pid)))
 
 
 def echo(count: int = 1, scheme: str = "text") -> contextlib.AbstractContextManager[RunningServer]:
@@ -131,41 +114,7 @@ def children_of(server: RunningServer) -> list[psutil.Process]:
     return psutil.Process(server.pid).children()
 
 
-def c_echo() -> contextlib.AbstractContextManager[tuple[int, int]]:
-    """(pid, port) of the measure."""
-    return foreign([HERE / "cecho"])
-
-
-@contextlib.contextmanager
-def foreign(command: Sequence[str | Path]) -> Iterator[tuple[int, int]]:
-    """(pid, port) of a server that is not ours; it takes the port as its argument and says when it is ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    with subprocess.Popen([*command, str(port)], stdout=subprocess.PIPE) as process:
-        assert process.stdout and process.stdout.readline() == b"ready\n"
-        pin(process.pid, SERVERS)
-        try:
-            yield process.pid, port
-        finally:
-            process.kill()
-
-
 # ---------------------------------------------------------------------------------------------------- CPU
-
-
-def cost(pid: int, port: int, program: str, words: list[object], seconds: float) -> float:
-    """Microseconds of the server's CPU for one message or connection of the client program."""
-    before = cpu(pid)
-    command = [str(word) for word in (HERE / program, port, *words, seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    count, errors = map(int, done.stdout.split())
-    assert errors == 0, f"{program} {words}: {errors} errors"
-    return (cpu(pid) - before) * 1e6 / count
-
-
-Words = list[object]
-"""The arguments of a client program."""
 
 
 def beside_c(program: str, c_words: Words, words: Words, args: argparse.Namespace, scheme: str = "text") -> str:
@@ -319,6 +268,12 @@ def delay(args: argparse.Namespace) -> Row:
     return "from publisher to 10 subscribers at half load", "; ".join(parts), ""
 
 
+def gateway(args: argparse.Namespace) -> Row:
+    sends = [gateways.sends(clients, args.rounds, args.seconds) for clients in (1000, 10_000)]
+    requests = [gateways.requests(depth, args.rounds, args.seconds) for depth in (1, 16)]
+    return "CPU per message of a gateway to a group, and per request through it", "; ".join(sends + requests), ""
+
+
 def floor(args: argparse.Namespace) -> Row:
     with foreign([sys.executable, HERE / "bare.py"]) as (pid, port):
         words = [["text", 64, depth] for depth in (1, 16)]
@@ -337,16 +292,6 @@ def short(args: argparse.Namespace) -> Row:
 def private(process: psutil.Process) -> int:
     """Bytes that a process shares with no other."""
     return int(process.memory_full_info().uss)
-
-
-@contextlib.contextmanager
-def many_files() -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def idle(_: argparse.Namespace) -> Row:
@@ -449,6 +394,7 @@ MEASURES = {
         proxy,
         channel,
         delay,
+        gateway,
         floor,
         short,
         idle,

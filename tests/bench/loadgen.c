@@ -1,4 +1,5 @@
 // loadgen PORT KIND CONNECTIONS DEPTH SECONDS: clients on this machine, each with DEPTH messages in flight, always.
+// DEPTH 0: they only read.
 // KIND: text (a line that is echoed), ws (a masked text frame that is echoed), http (a GET of a client that keeps alive).
 // Prints "messages errors": answers that came, connections that ended before the time was over.
 #define _GNU_SOURCE
@@ -151,7 +152,7 @@ int main(int argc, char **argv) {
                 continue;
             client->missing += expected;
             messages += depth;
-            if (write(client->fd, burst, round) != round)
+            if (round && write(client->fd, burst, round) != round)
                 errors++;
         }
     }

@@ -26,7 +26,7 @@ options = {{ start_port = {start_port} }}
 
 [worker.business]
 handler = "workermand.services.gateway.business"
-count = 2
+count = {businesses}
 options = {{ events = "{events}" }}
 
 [worker.globaldata]
@@ -38,9 +38,10 @@ reloadable = false
 GATEWAYS = 2
 
 
-def cluster(events: str, port: int = 0) -> str:
+def cluster(events: str, port: int = 0, gateways: int = GATEWAYS, businesses: int = 2) -> str:
     """TOML. Clients connect to ``port``, 0: a free one."""
-    return CLUSTER.format(events=events, port=port, gateways=GATEWAYS, start_port=free_ports(GATEWAYS))
+    start_port = free_ports(gateways)
+    return CLUSTER.format(events=events, port=port, gateways=gateways, businesses=businesses, start_port=start_port)
 
 
 def free_ports(count: int) -> int:
