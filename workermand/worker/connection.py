@@ -159,6 +159,11 @@ class Connection:
         out.append(data)
         return True
 
+    def cork(self) -> None:
+        """What is sent until the loop goes on to its next turn leaves in one write then, as what a callback of this
+        connection sends does anyway. For messages that are sent from elsewhere, and come in crowds."""
+        self.worker.corks.put(self.wire)
+
     async def drain(self) -> None:
         """Waits for a slow client: returns at once while less than 64 KiB are unsent, else when the kernel has taken
         all of it. A task that sends much awaits this after each send(), and so holds little of it in memory. Raises

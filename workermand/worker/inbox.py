@@ -157,18 +157,23 @@ class Inbox(Coroutine[Any, Any, None]):
     # ------------------------------------------------------------------ what its task calls
 
     def send(self, value: None) -> Any:
-        self._wire.out = []
+        self._begin_turn()
         try:
             return self._steps.send(value)
         finally:
             self._wire.end_turn()
 
     def throw(self, *error: Any) -> Any:
-        self._wire.out = []
+        self._begin_turn()
         try:
             return self._steps.throw(*error)
         finally:
             self._wire.end_turn()
+
+    def _begin_turn(self) -> None:
+        if self._wire.out is not None:  # it is corked
+            self._wire.end_turn()
+        self._wire.out = []
 
     def close(self) -> None:
         self._steps.close()

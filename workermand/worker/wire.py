@@ -145,6 +145,8 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.bytes_read += len(data)
+        if self.out is not None:  # it is corked
+            self.end_turn()
         out: list[bytes] = []
         self.out = out
         feed = self.feed

@@ -21,6 +21,7 @@ from workermand.protocols.answering import Answering
 from workermand.protocols.websocket import Prepared, WebSocket
 from workermand.spec import WorkerSpec
 from workermand.worker import guard, handlers
+from workermand.worker.corks import Corks
 from workermand.worker.handlers import Handlers
 from workermand.worker.outgoing import clients
 from workermand.worker.sessions import Sessions
@@ -123,6 +124,7 @@ class Worker:
         """Connections that may have half a request: the only ones that are examined for its deadlines."""
         self.handlers = handlers or Handlers()
         self.loop = loop or asyncio.get_running_loop()
+        self.corks = Corks(self.loop)
         self.waiting = Waiting(self.loop)
         """Tasks that wait for a connection."""
         self.keyring: Keyring | None = None
