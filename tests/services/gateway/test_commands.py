@@ -23,14 +23,20 @@ class Connection:
         self.protocol = SimpleNamespace(name=protocol)
         self.sent: list[Any] = []
         self.is_full = False
+        self.refuses: Any = None
+        """A message that its protocol cannot encode."""
 
     def send(self, message: Any, raw: bool = False) -> bool | None:
+        if self.refuses is not None and message == self.refuses:
+            raise TypeError("not this one")
         if self.is_full:
             return False
         self.sent.append((message, "raw") if raw else message)
         return True
 
     def close(self, message: Any = None) -> None:
+        if message is not None and message == self.refuses:
+            raise TypeError("not this one")
         self.sent.append(("closed", message))
 
     def destroy(self) -> None:
@@ -82,6 +88,26 @@ def test_what_is_dropped_is_counted() -> None:
     gateway.connections["b"].is_full = True
     assert gateway.run("send_to_all", [], b"x", False) == [2, 1]
     assert (gateway.commands.delivered, gateway.commands.dropped) == (2, 1)
+
+
+def test_what_a_protocol_refuses_is_dropped_for_this_client_alone(caplog: pytest.LogCaptureFixture) -> None:
+    gateway = Gateway()
+    gateway.connections["a"].refuses = gateway.connections["c"].refuses = "x"
+    assert gateway.run("send_to_all", [], "x", False) == [1, 2]
+    assert gateway.sent() == "b"
+    assert (gateway.commands.delivered, gateway.commands.dropped) == (1, 2)
+    assert [record.getMessage() for record in caplog.records] == [
+        "a client's protocol refuses a message: TypeError('not this one')"
+    ]
+
+
+def test_who_refuses_the_last_words_is_closed_without(caplog: pytest.LogCaptureFixture) -> None:
+    gateway = Gateway()
+    gateway.connections["a"].refuses = "x"
+    assert gateway.run("close_clients", ["a", "b"], "x") == 2
+    assert gateway.connections["a"].sent == [("closed", None)]
+    assert gateway.connections["b"].sent == [("closed", "x")]
+    assert "refuses a message" in caplog.text
 
 
 def test_many_websockets_share_one_frame() -> None:

@@ -7,6 +7,7 @@ table and connections that can send; who asked, and how the answer goes back, is
 from __future__ import annotations
 
 import inspect
+import logging
 import typing
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -18,6 +19,8 @@ from workermand.services.gateway import sessions
 from workermand.services.gateway.sessions import Codec, Patch
 from workermand.services.gateway.table import GROUP, UID, Client, Table
 from workermand.services.links.errors import ServiceError
+
+logger = logging.getLogger(__name__)
 
 Message = Any
 """str or bytes, text or binary where the client's protocol tells them apart: checked where it is sent."""
@@ -70,22 +73,29 @@ class Commands:
         return self.send([one for one in members if one.id not in excluded], message, raw)
 
     def send(self, clients: list[Client], message: Any, raw: bool) -> Sent:
-        """Encoded once for all WebSockets."""
+        """Encoded once for all WebSockets. What one client's protocol refuses is dropped for this one alone."""
         _check(message)
         if raw:
             message = message.encode() if isinstance(message, str) else message
         prepared: Any = None
+        refusal: BaseException | None = None
         delivered = 0
         for client in clients:
             connection = client.connection
-            if raw:
-                taken = connection.send(message, raw=True)
-            elif len(clients) > 1 and connection.protocol.name == "websocket":
-                prepared = prepared or Prepared(message)
-                taken = connection.send(prepared)
+            try:
+                if raw:
+                    taken = connection.send(message, raw=True)
+                elif len(clients) > 1 and connection.protocol.name == "websocket":
+                    prepared = prepared or Prepared(message)
+                    taken = connection.send(prepared)
+                else:
+                    taken = connection.send(message)
+            except BaseException as error:
+                refusal = error
             else:
-                taken = connection.send(message)
-            delivered += taken is not False
+                delivered += taken is not False
+        if refusal is not None:
+            _log(refusal)
         dropped = len(clients) - delivered
         self.delivered += delivered
         self.dropped += dropped
@@ -95,7 +105,15 @@ class Commands:
         """With last words, or without."""
         if message is not None:
             _check(message)
-        return self._each(ids, lambda client: client.connection.close(message))
+
+        def close(client: Client) -> None:
+            try:
+                client.connection.close(message)
+            except BaseException as error:
+                _log(error)
+                client.connection.close()
+
+        return self._each(ids, close)
 
     def destroy_clients(self, ids: list[str]) -> int:
         return self._each(ids, lambda client: client.connection.destroy())
@@ -220,6 +238,10 @@ class Commands:
 def _check(message: Any) -> None:
     if not isinstance(message, (str, bytes)):
         raise ServiceError(f"a message is str or bytes, not {type(message).__name__}")
+
+
+def _log(refusal: BaseException) -> None:
+    logger.error("a client's protocol refuses a message: %r", refusal)
 
 
 def _not_empty(what: str, key: str) -> None:
