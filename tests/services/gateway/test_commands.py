@@ -26,6 +26,9 @@ class Connection:
         self.refuses: Any = None
         """A message that its protocol cannot encode."""
 
+    def cork(self) -> None:
+        """What is sent is not written here."""
+
     def send(self, message: Any, raw: bool = False) -> bool | None:
         if self.refuses is not None and message == self.refuses:
             raise TypeError("not this one")
@@ -181,8 +184,8 @@ def test_questions() -> None:
     [
         ("run", [], "no command 'run'"),
         ("_each", [[], None], "no command"),
-        ("send_to_all", [], r"length 3, got 0"),
-        ("send_to_all", [[], "x", False, 1], "length 3, got 4"),
+        ("send_to_all", [], "at least length 3, got 0"),
+        ("send_to_all", [[], "x", False, 1], "at most length 3, got 4"),
         ("send_to_all", ["a", "x", False], "send_to_all: Expected `array`"),
         ("send_to_all", [[], 7, False], "a message is str or bytes, not int"),
         ("close_clients", [["a"], 7], "a message is str or bytes"),

@@ -46,7 +46,7 @@ class Commands:
             raise ServiceError(f"no command {name[:40]!r}: is this gateway older than who asks it?")
         function, kinds = known
         try:
-            checked = msgspec.convert(arguments, kinds)
+            checked = msgspec.structs.astuple(msgspec.convert(arguments, kinds))
         except msgspec.ValidationError as error:
             raise ServiceError(f"{name}: {error}") from None
         try:
@@ -82,6 +82,7 @@ class Commands:
         delivered = 0
         for client in clients:
             connection = client.connection
+            connection.cork()
             try:
                 if raw:
                     taken = connection.send(message, raw=True)
@@ -252,8 +253,9 @@ def _not_empty(what: str, key: str) -> None:
 def _kinds(function: Callable[..., Any]) -> Any:
     """What its arguments have to be."""
     hints = typing.get_type_hints(function)
-    names = list(inspect.signature(function).parameters)[1:]
-    return tuple[tuple(hints[name] for name in names)] if names else tuple[()]  # type: ignore[misc]
+    fields = [(name, hints[name]) for name in list(inspect.signature(function).parameters)[1:]]
+    # A Struct, which msgspec has looked through before: a tuple's type costs 1.5 us more, each time.
+    return msgspec.defstruct(function.__name__, fields, array_like=True, forbid_unknown_fields=True)
 
 
 COMMANDS: Final = {

@@ -51,14 +51,15 @@ class Partner(Mate):
         self.streams: set[Stream] = set()
         self.leaving = False
         self.refused = 0
+        self.is_full = False
 
     def send(self, stream: Stream, kind: int, body: Any) -> bool:
-        connection = self.connection
-        if connection.get_send_buffer_size() >= connection.max_send_buffer_size:
+        if self.is_full:
             return False
+        self.connection.cork()
         client = stream.client
         frame = links.pack([messages.EVENT, 0, kind, client.id, body, client.session, stream.applied, stream.origin])
-        return connection.send(frame, raw=True) is not False
+        return self.connection.send(frame, raw=True) is not False
 
 
 class Peers:
@@ -121,8 +122,13 @@ class Peers:
                 self._partners[connection]
             )  # behind the answer, without which it could not read what comes
 
+    def on_buffer_full(self, connection: Connection) -> None:
+        if (partner := self._partners.get(connection)) is not None:
+            partner.is_full = True
+
     def on_buffer_drain(self, connection: Connection) -> None:
         if (partner := self._partners.get(connection)) is not None:
+            partner.is_full = False
             self._router.drained(partner)
 
     def on_error(self, connection: Connection, code: SendError, message: str) -> None:
@@ -142,14 +148,15 @@ class Peers:
 
     def _do(self, connection: Connection, message: list[Any]) -> Any:
         match message:
-            case [messages.CALL, _, str(name), list(arguments)]:
+            # str(name) would look for __match_args__ each time: 0.7 us.
+            case [messages.CALL, _, str() as name, list() as arguments]:
                 return self._commands.run(name, arguments)
-            case [messages.CALL, _, str(name), list(arguments), list(watch)]:
+            case [messages.CALL, _, str() as name, list() as arguments, list() as watch]:
                 if (kind := WATCHABLE.get(name)) is None:
                     raise ServiceError(f"{name} is not about uids or groups")
                 self._watch(connection, kind, watch)
                 return self._commands.run(name, arguments)
-            case [messages.CHANGE, _, int(stamp), str(name), list(arguments)]:
+            case [messages.CHANGE, _, int() as stamp, str() as name, list() as arguments]:
                 return self._change(connection, stamp, name, arguments)
             case [messages.UNWATCH, _, str(kind), str(key)]:
                 self._watched.get(connection, set()).discard((kind, key))

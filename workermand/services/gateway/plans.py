@@ -316,8 +316,9 @@ def keys(what: str, value: Keys) -> tuple[str, ...]:
 
 def clients(value: str | Iterable[str]) -> tuple[str, ...]:
     """Each once; what is no client_id is nobody's."""
-    values = [value] if isinstance(value, str) else value
-    return tuple(dict.fromkeys(id for id in values if ids.is_id(id)))
+    if isinstance(value, str):
+        return (value,) if ids.is_id(value) else ()
+    return tuple(dict.fromkeys(id for id in value if ids.is_id(id)))
 
 
 # ---------------------------------------------------------------------------------------------------- answers
