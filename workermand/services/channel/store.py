@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
-import os
 import queue
 import sqlite3
 import threading
@@ -28,13 +26,10 @@ import msgspec
 
 from workermand import LoadError, WorkermandError
 from workermand.services.channel.items import Changed, Done, Put, Record
+from workermand.services.links import sqlite
 
 logger = logging.getLogger(__name__)
 
-VERSION: Final = 1
-"""PRAGMA user_version of the file."""
-APPLICATION: Final = 0x776D6368
-"""PRAGMA application_id: "wmch"."""
 LOCK: Final = 5.0
 """Seconds that another process may still have the file."""
 AT_ONCE: Final = 512
@@ -56,6 +51,8 @@ CREATE TABLE items (
     dead INTEGER NOT NULL
 )
 """
+KIND: Final = sqlite.Kind(0x776D6368, 1, (TABLE,), "channel server", "empty queues")
+"""In the file "wmch"."""
 SELECT: Final = "SELECT number, queue, envelope, due, attempt, dead FROM items ORDER BY number"
 INSERT: Final = "INSERT INTO items (number, queue, envelope, due, attempt, dead) VALUES "
 DELETE: Final = "DELETE FROM items WHERE number IN (SELECT value FROM json_each(?))"
@@ -165,20 +162,15 @@ class SqliteStore:
 
     def load(self) -> list[Put]:
         """Blocks, for as long as it takes to read it all: nobody is served yet. Begins the thread. Raises LoadError."""
+        self._db = sqlite.connect(self.path, KIND, LOCK)
         try:
-            self._db = sqlite3.connect(
-                self.path, timeout=LOCK, isolation_level=None, check_same_thread=False, cached_statements=64
-            )
-            _prepare(self._db)
-            os.chmod(self.path, 0o600)
             rows = [
                 Put(number, queue, envelope, due, attempt, bool(dead))
                 for number, queue, envelope, due, attempt, dead in self._db.execute(SELECT)
             ]
-        except (sqlite3.Error, OSError) as error:
-            if self._db is not None:
-                self._db.close()
-            raise LoadError(_in_words(self.path, error)) from None
+        except sqlite3.Error as error:
+            self._db.close()
+            raise LoadError(sqlite.words(self.path, KIND, error)) from None
         self._thread.start()
         return rows
 
@@ -274,39 +266,6 @@ def _call(confirmed: list[Confirmed], outcome: Exception | None) -> None:
             logger.exception("what waited for the disk failed")
 
 
-# ---------------------------------------------------------------------------------------------------- the file
-
-
-def _prepare(db: sqlite3.Connection) -> None:
-    """Makes it ours, or finds that it is, and whole. Nothing of another program's is touched."""
-    # Exclusive before WAL: no second process ever writes to it, and the index of the WAL is in our memory.
-    db.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    (application,) = db.execute("PRAGMA application_id").fetchone()
-    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    is_new = not (version or application or tables)
-    if not is_new and application != APPLICATION:
-        raise sqlite3.DatabaseError("it belongs to another program")
-    if not is_new and version != VERSION:
-        raise sqlite3.DatabaseError(f"it has version {version}, of another workermand; this one knows {VERSION}")
-    for pragma in ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=4000"):
-        db.execute(f"PRAGMA {pragma}").fetchall()
-    if is_new:
-        for statement in (
-            "BEGIN EXCLUSIVE",
-            TABLE,
-            f"PRAGMA user_version={VERSION}",
-            f"PRAGMA application_id={APPLICATION}",
-            "COMMIT",
-        ):
-            db.execute(statement)
-    (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise sqlite3.DatabaseError(verdict)
-    # Gives back what is free. execute() would stop behind the first page: it is a step for each, without a row.
-    db.executescript("PRAGMA incremental_vacuum")
-
-
 def _write(db: sqlite3.Connection, batch: _Batch) -> None:
     done = [number for number, record in batch.states.items() if isinstance(record, Done)]
     changed = [record for record in batch.states.values() if isinstance(record, Changed)]
@@ -324,21 +283,3 @@ def _write(db: sqlite3.Connection, batch: _Batch) -> None:
     if changed:
         db.execute(UPDATE, (msgspec.json.encode(changed).decode(),))
     db.execute("COMMIT")
-
-
-def _in_words(path: str, error: Exception) -> str:
-    """What is the matter, and what to do."""
-    if isinstance(error, OSError):
-        return f"{path}: {os.strerror(error.errno or errno.EIO)}"
-    words = str(error)
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is not None and code & 0xFF == sqlite3.SQLITE_BUSY:
-        return f"{path}: another process has it: is a second channel server running with this state_dir?"
-    if code is not None and code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-        return f"{path}: the disk does not take it: {words}"
-    if code is not None and code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
-        return f"{path}: {words}: is {os.path.dirname(path) or '.'} a directory that this process may write to?"
-    return (
-        f"{path}: it cannot be read: {words}. Move it away (with its -wal) and the server begins with empty queues; "
-        f'`sqlite3 {path} ".recover" | sqlite3 new.sqlite3` saves what can be saved'
-    )
