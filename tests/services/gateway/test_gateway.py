@@ -24,7 +24,7 @@ from workermand.testing import RunningServer, ServerFailed, running_server
 def call(client: Client, name: str, *arguments: Any) -> Any:
     """A method of Gateway, within an event of this client. A Delivery comes as one."""
     answer = client.ask(f"call {name} {', '.join(map(repr, arguments))}".rstrip())
-    if found := re.fullmatch(r"Delivery\(delivered=(\d+), dropped=(\d+), lost=(\d+)\)", answer):
+    if found := re.fullmatch(r"Delivery\(delivered=(\d+), dropped=(\d+), lost=(\d+), kept=(\d+)\)", answer):
         return Delivery(*map(int, found.groups()))
     return literal_eval(answer)
 

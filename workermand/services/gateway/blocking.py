@@ -9,6 +9,7 @@ are kept, and made anew when they broke.
 
 from __future__ import annotations
 
+import logging
 import ssl
 import threading
 import time
@@ -23,6 +24,8 @@ from workermand.services.gateway.messages import Place
 from workermand.services.gateway.plans import LOST, Delivery, Keys, Message, Plan
 from workermand.services.links.blocking import BlockingLink
 from workermand.services.links.errors import ServiceError, TimedOut, Unreachable
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -52,6 +55,8 @@ class BlockingGatewayClient:
             for server in servers
         ]
         self._gates: dict[Place, BlockingLink] = {}
+        self._outboxes: dict[BlockingLink, tuple[int, bool]] = {}
+        """Of each Register: the connection on which it was asked, and whether it keeps one."""
         self._asked = 0.0
         self._lock = threading.RLock()
 
@@ -73,7 +78,23 @@ class BlockingGatewayClient:
     def _run(self, plan: Plan[T]) -> T:
         with self._lock:
             self._look()
-            return plan.combine([self._ask(link, plan, arguments) for link, arguments in self._calls(plan)])
+            if plan.keeps and (outboxes := [link for link, (_, keeps) in self._outboxes.items() if keeps]):
+                delivery: Any = self._post(plan, outboxes)
+                return delivery  # type: ignore[no-any-return]
+            return self._run_on_gates(plan)
+
+    def _post(self, plan: Plan[Any], outboxes: list[BlockingLink]) -> Delivery:
+        """What nobody takes goes to the first outbox that takes it."""
+        delivery, missed = self._run_on_gates(plans.posting(plan, plan.keys or ()))
+        for link in outboxes if missed else ():
+            try:
+                return delivery._replace(kept=link.request(messages.PUT, missed, *plan.arguments))
+            except ServiceError as error:
+                logger.warning("outbox: a message for %s: %s", ", ".join(missed[:3]), error)
+        return delivery
+
+    def _run_on_gates(self, plan: Plan[T]) -> T:
+        return plan.combine([self._ask(link, plan, arguments) for link, arguments in self._calls(plan)])
 
     def _calls(self, plan: Plan[Any]) -> list[tuple[BlockingLink, tuple[Any, ...]]]:
         if plan.clients is not None:
@@ -106,6 +127,7 @@ class BlockingGatewayClient:
             try:
                 places.update(messages.places(register.request(messages.LIST)))
                 answered = True
+                self._look_for_outbox(register)
             except (Unreachable, TimedOut) as error:
                 failure = error
         if not answered:
@@ -124,6 +146,17 @@ class BlockingGatewayClient:
                     tls=self._tls,
                     timeout=self._timeout,
                 )
+
+    def _look_for_outbox(self, register: BlockingLink) -> None:
+        """Once for each connection."""
+        if self._outboxes.get(register, (0, False))[0] != register.connects:
+            try:
+                keeps = register.request(messages.OUTBOX) is True
+            except (Unreachable, TimedOut):
+                raise
+            except ServiceError:  # of an earlier release
+                keeps = False
+            self._outboxes[register] = register.connects, keeps
 
     # ------------------------------------------------------------------ messages
 

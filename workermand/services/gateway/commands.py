@@ -26,6 +26,7 @@ Message = Any
 """str or bytes, text or binary where the client's protocol tells them apart: checked where it is sent."""
 Sent = tuple[int, int]
 """Clients that took it, and clients that did not, because their send buffer was full."""
+Post = Callable[[list[str], str | bytes, bool], tuple[int, int, list[str]]]
 EMPTY: Final = msgspec.Raw(b"\x80")
 FIELDS: Final = ("uid", "groups", "session")
 
@@ -39,6 +40,8 @@ class Commands:
         self.delivered = 0
         self.dropped = 0
         """Messages to clients, by what became of them."""
+        self.post: Post
+        """CatchUp's."""
 
     def run(self, name: str, arguments: list[Any]) -> Any:
         """The result. Raises ServiceError for what is no command, or not one's arguments."""
@@ -66,6 +69,11 @@ class Commands:
 
     def send_to_uids(self, uids: list[str], message: Message, raw: bool) -> Sent:
         return self.send(list(self._table.having(UID, uids)), message, raw)
+
+    def post_to_uids(self, uids: list[str], message: Message, raw: bool) -> tuple[int, int, list[str]]:
+        """send_to_uids() in a cluster with an outbox: with the uids of which somebody took it."""
+        _check(message)
+        return self.post(uids, message, raw)
 
     def send_to_groups(self, groups: list[str], exclude: list[str], message: Message, raw: bool) -> Sent:
         excluded = frozenset(exclude)
@@ -265,5 +273,5 @@ COMMANDS: Final = {
 }
 """By name: the method, and the kinds of its arguments."""
 CHANGE_SESSIONS: Final = frozenset({"set_session", "update_session", "patch_session"})
-WATCHABLE: Final = {"send_to_uids": UID, "send_to_groups": GROUP}
+WATCHABLE: Final = {"send_to_uids": UID, "post_to_uids": UID, "send_to_groups": GROUP}
 """What may be asked for with ``watch``: the kind of the keys in the first argument."""

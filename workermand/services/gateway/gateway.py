@@ -35,15 +35,17 @@ from workermand import (
 )
 from workermand.services import options
 from workermand.services.gateway import heartbeat, hooks, ids, messages, registry, routing, sessions
+from workermand.services.gateway.catchup import CatchUp
 from workermand.services.gateway.commands import Commands
 from workermand.services.gateway.heartbeat import HEARD, Pulse
 from workermand.services.gateway.messages import Place
 from workermand.services.gateway.peers import Peers
 from workermand.services.gateway.php import Settings as PhpSettings
 from workermand.services.gateway.php import Visitors
+from workermand.services.gateway.posting import Outboxes
 from workermand.services.gateway.registry import Registry
 from workermand.services.gateway.routing import Router, Stream
-from workermand.services.gateway.table import Client, Table
+from workermand.services.gateway.table import UID, Client, Table
 from workermand.services.links.errors import Unauthorized
 
 logger = logging.getLogger(__name__)
@@ -137,6 +139,10 @@ def on_error(connection: Connection, code: SendError, message: str) -> None:
     """A full buffer is counted where it is met."""
 
 
+def on_buffer_drain(connection: Connection) -> None:
+    connection.worker.gateway.drained(connection)
+
+
 def on_close(connection: Connection) -> None:
     connection.worker.gateway.farewell(connection)
 
@@ -164,6 +170,9 @@ class Service:
         self.table = Table(self._changed)
         self.commands = Commands(self.table, sessions.PHP if settings.php else sessions.PACKED)
         self.hooks = hooks.load(worker, settings.hooks)
+        self.outboxes = Outboxes()
+        self.catchup = CatchUp(self.table, self.commands, self.outboxes)
+        self.commands.post = self.catchup.post
         choose = ROUTERS.get(settings.router)
         self.router = Router(
             choose or _router(worker, settings.router),
@@ -214,7 +223,11 @@ class Service:
                 raise options.complaint(self._worker, "php", f"{self._visitors.uri}: {error}") from None
         settings = self._settings
         self._registry = Registry(
-            self._registers, announce=self._place, tls=settings.tls or None, ping=settings.inner_ping
+            self._registers,
+            announce=self._place,
+            outboxes=self.outboxes,
+            tls=settings.tls or None,
+            ping=settings.inner_ping,
         )
         try:
             async with asyncio.timeout(PATIENCE):
@@ -228,6 +241,7 @@ class Service:
         Timer.add(NOTE, self._look)
 
     async def stop(self) -> None:
+        await self.catchup.close()
         if self._registry is not None:
             await self._registry.close()
         await self.hooks.stop()
@@ -264,6 +278,12 @@ class Service:
             self.router.close(guest.stream)
             self.hooks.close(connection)
 
+    def drained(self, connection: Connection) -> None:
+        """There is room again."""
+        guest = connection.context
+        if guest is not None and (uid := guest.stream.client.uid) is not None:
+            self.catchup.wake(uid)
+
     def _new_id(self) -> str:
         while True:
             id = ids.new_id(self._prefix, self._settings.client_id_length)
@@ -272,6 +292,8 @@ class Service:
 
     def _changed(self, kind: str, key: str, present: bool) -> None:
         self.peers.changed(kind, key, present)
+        if kind == UID:
+            (self.catchup.look if present else self.catchup.wake)(key)
 
     # ------------------------------------------------------------------ timers
 
@@ -301,6 +323,7 @@ class Service:
             "business workers": len(router.mates),
             "messages sent": commands.delivered,
             "messages dropped": commands.dropped,
+            "letters delivered": self.catchup.delivered,
             "events lost": router.lost + router.dropped,
             "events redelivered": router.redelivered,
         }

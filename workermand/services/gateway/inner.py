@@ -19,6 +19,7 @@ from workermand.services.gateway.commands import CHANGE_SESSIONS
 from workermand.services.gateway.keeping import Kept
 from workermand.services.gateway.messages import Place
 from workermand.services.gateway.plans import LOST, Plan
+from workermand.services.gateway.posting import Poster
 from workermand.services.gateway.registry import Registry
 from workermand.services.links import address
 from workermand.services.links import wire as links
@@ -145,6 +146,8 @@ class Mesh:
         self._endings: set[asyncio.Task[None]] = set()
         self._closed = False
         self._registry = Registry(registers, on_places=self._update, tls=tls, ping=ping)
+        self._outboxes = self._registry.outboxes
+        self._poster = Poster(self._outboxes)
 
     async def ready(self, patience: float) -> bool:
         """Waits for a Register's answer, and until each gateway of it was tried. False: not within ``patience``
@@ -158,6 +161,7 @@ class Mesh:
         return True
 
     async def close(self) -> None:
+        await self._poster.idle()
         self._closed = True
         await self._registry.close()
         await asyncio.gather(*(gate.link.close() for gate in self.gates.values()), *self._endings)
@@ -205,6 +209,8 @@ class Mesh:
 
     def run(self, plan: Plan[T]) -> Later[T]:
         """Sends what there is to send before it returns."""
+        if plan.keeps and self._outboxes.ways:
+            return self._poster.post(plan, self.run)
         calls = self._calls(plan)
         if len(calls) == 1:
             return _alone(plan, calls[0])

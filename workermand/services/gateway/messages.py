@@ -6,6 +6,14 @@ To a Register, service "register":
     [LIST, n]                   its gateways now
     [WATCH, n]                  [GATEWAYS, 0, gateways] at once, behind the answer, and whenever they change
 
+To a Register that may keep an outbox:
+
+    [OUTBOX, n]                 whether it does; then to an announced gateway [KEPT, 0, uids] when letters are new there
+    [PUT, n, uids, message, raw]        a letter for each: how many are safe now
+    [TAKE, n, uid]              [[number, time, message, raw], ...], and whether these are all: the oldest, in order
+    [ACKNOWLEDGE, n, numbers]   these have been delivered: how many of them were still there
+    [LOOK, n, uids]             those for which there is something
+
 To a gateway, service "gateway 0123abcd", with its prefix:
 
     [ENLIST, n, key, ping]      I handle events from now on, and say something every ping seconds
@@ -41,6 +49,13 @@ ANNOUNCE: Final = links.FIRST
 WATCH: Final = links.FIRST + 1
 GATEWAYS: Final = links.FIRST + 2
 LIST: Final = links.FIRST + 3
+OUTBOX: Final = links.FIRST + 4
+PUT: Final = links.FIRST + 5
+TAKE: Final = links.FIRST + 6
+ACKNOWLEDGE: Final = links.FIRST + 7
+LOOK: Final = links.FIRST + 8
+KEPT: Final = links.FIRST + 9
+OF_OUTBOX: Final = frozenset({PUT, TAKE, ACKNOWLEDGE, LOOK})
 
 ENLIST: Final = links.FIRST
 LEAVE: Final = links.FIRST + 1

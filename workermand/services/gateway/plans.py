@@ -37,9 +37,19 @@ class Delivery(NamedTuple):
     """Clients whose send buffer was full: they do not read."""
     lost: int
     """Gateways that did not answer: what became of it there is not known."""
+    kept: int = 0
+    """Uids of send_to_uid() that nobody took it for: it waits for them in the outbox."""
 
     def __bool__(self) -> bool:
         return self.delivered > 0
+
+
+class Posted(NamedTuple):
+    """What gateways say of a message to uids, when there is an outbox."""
+
+    delivery: Delivery
+    missed: list[str]
+    """Uids of which nobody took it."""
 
 
 class Plan(NamedTuple, Generic[T]):
@@ -59,6 +69,8 @@ class Plan(NamedTuple, Generic[T]):
     """UID or GROUP, of the keys."""
     tolerant: bool = False
     """A gateway that gives no answer gives LOST; else it is an error."""
+    keeps: bool = False
+    """What nobody takes goes to the outbox, if there is one. The arguments are a message, and whether it is raw."""
 
 
 # ---------------------------------------------------------------------------------------------------- messages
@@ -83,7 +95,19 @@ def send_to_client(client_id: str, message: Message, raw: bool) -> Plan[Delivery
 
 def send_to_uid(uid: Keys, message: Message, raw: bool) -> Plan[Delivery]:
     uids = keys("uid", uid)
-    return Plan("send_to_uid", "send_to_uids", (encoded(message), raw), delivery, None, uids, UID, tolerant=True)
+    arguments = (encoded(message), raw)
+    return Plan("send_to_uid", "send_to_uids", arguments, delivery, None, uids, UID, tolerant=True, keeps=True)
+
+
+def posting(plan: Plan[Delivery], asked: Sequence[str]) -> Plan[Posted]:
+    """The same send_to_uid(), so that it is known which uids nobody took it for. Gateways are asked for ``asked``."""
+    uids = plan.keys or ()
+
+    def posted(answers: list[Any]) -> Posted:
+        taken = {uid for answer in answers if answer is not LOST for uid in answer[2]}
+        return Posted(delivery(answers), [uid for uid in uids if uid not in taken])
+
+    return Plan(plan.what, "post_to_uids", plan.arguments, posted, None, tuple(asked), UID, tolerant=True)
 
 
 def send_to_group(group: Keys, message: Message, exclude: Iterable[str], raw: bool) -> Plan[Delivery]:

@@ -6,11 +6,12 @@
     reloadable = false
 
 It knows which gateways there are, and tells whoever asks. There may be several: gateways announce themselves to all of
-them, and the others take their answers together (registry.py).
+them, and the others take their answers together (registry.py). It may keep an outbox (outbox.py).
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from typing import Any, Final
@@ -21,11 +22,14 @@ from workermand import ConfigError, Connection, ControlError, LoadError, Timer, 
 from workermand.services import options
 from workermand.services.gateway import messages
 from workermand.services.gateway.messages import Place
+from workermand.services.gateway.outbox import Outbox
+from workermand.services.gateway.outbox_store import Limits
 from workermand.services.gateway.phpregister import Book
 from workermand.services.gateway.phpregister import Settings as PhpSettings
 from workermand.services.links import wire as links
 from workermand.services.links.door import Door, check
 from workermand.services.links.errors import ServiceError
+from workermand.services.links.later import Later
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Gateways and clients prove that they know it. Without one only this machine may call."""
     php: PhpSettings | None = None
     """GatewayWorker's gateways, business workers and clients may come, on an address of their own."""
+    outbox: Limits | None = None
+    """What send_to_uid() could not deliver is kept, within these limits, in worker.state_dir."""
 
 
 def on_worker_check(worker: Worker) -> list[str]:
@@ -70,6 +76,10 @@ def on_close(connection: Connection) -> None:
     connection.worker.register.gone(connection)
 
 
+async def on_worker_stop(worker: Worker) -> None:
+    await worker.register.stop()
+
+
 class Service:
     """Process: the child; thread: the one that runs the loop."""
 
@@ -84,15 +94,22 @@ class Service:
         """When, by the loop's clock."""
         self._watchers: set[Connection] = set()
         self._book = Book(worker, settings.php, lambda: self.places, self._announced) if settings.php else None
+        self._outbox = Outbox(worker, settings.outbox, self._kept) if settings.outbox is not None else None
         Timer.add(SWEEP, self._sweep)
 
     async def start(self) -> None:
         """Raises LoadError."""
+        if self._outbox is not None:
+            self._outbox.start()
         if self._book is not None:
             try:
                 await self._worker.listen(self._book.uri, self._book)
             except (ConfigError, ControlError) as error:
                 raise options.complaint(self._worker, "php.listen", str(error)) from None
+
+    async def stop(self) -> None:
+        if self._outbox is not None:
+            await self._outbox.close()
 
     def _announced(self, connection: Connection, place: Place | None) -> None:
         """A gateway in PHP, which is silent as long as it lives, or its end."""
@@ -113,6 +130,9 @@ class Service:
             result = self._do(connection, message)
         except ServiceError as error:
             connection.send(links.body([links.FAIL, message[1], str(error)]))
+            return
+        if isinstance(result, Later):
+            result.add_done_callback(lambda later: _answer(connection, message[1], later))
         else:
             connection.send(links.body([links.OK, message[1], result]))
             if message[0] == messages.WATCH:
@@ -129,7 +149,11 @@ class Service:
                 return None
             case [messages.LIST, _]:
                 return self.places
-        raise ServiceError("a Register is asked ANNOUNCE, LIST or WATCH")
+            case [messages.OUTBOX, _]:
+                return self._outbox is not None
+        if message[0] in messages.OF_OUTBOX and self._outbox is not None:
+            return self._outbox.ask(message)
+        raise ServiceError("a Register is asked ANNOUNCE, LIST or WATCH, and for its outbox if it keeps one")
 
     def _announce(self, connection: Connection, place: Place, ping: float) -> None:
         """Whoever was at this address before has gone, with a machine or a network perhaps, which nobody has told."""
@@ -161,12 +185,27 @@ class Service:
         if self._book is not None:
             self._book.tell()
 
+    def _kept(self, uids: list[str]) -> None:
+        """There are new letters for them: one of the gateways may have somebody."""
+        frame = links.pack([messages.KEPT, 0, uids])
+        for connection, (place, _ping) in list(self._gateways.items()):
+            if place.uri and connection.send(frame, raw=True) is False:  # it will look itself when it is back
+                connection.destroy()
+
     def _sweep(self) -> None:
         now = self._loop.time()
         for connection, (place, ping) in list(self._gateways.items()):
             if now - self._heard[connection] > MISSED * ping + SWEEP:
                 logger.warning("the gateway at %s is silent: it is gone", place.uri or place.php)
                 connection.destroy()
+
+
+def _answer(connection: Connection, number: int, later: asyncio.Future[Any]) -> None:
+    """When it is known; to one that has gone, nobody listens."""
+    if (error := later.exception()) is not None:
+        connection.send(links.body([links.FAIL, number, str(error)]))
+    elif connection.send(links.body([links.OK, number, later.result()])) is False:
+        connection.destroy()  # it would wait for ever
 
 
 def _check_count(worker: Worker) -> None:

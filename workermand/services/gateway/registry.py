@@ -17,9 +17,10 @@ from workermand import ConfigError
 from workermand.services.gateway import messages
 from workermand.services.gateway.keeping import Kept
 from workermand.services.gateway.messages import Place
+from workermand.services.gateway.posting import Outboxes
 from workermand.services.links import address
 from workermand.services.links.address import Server
-from workermand.services.links.errors import ServiceError, Unauthorized
+from workermand.services.links.errors import ServiceError, TimedOut, Unauthorized, Unreachable
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +48,17 @@ class Registry:
         *,
         announce: Place | None = None,
         on_places: Callable[[set[Place]], None] | None = None,
+        outboxes: Outboxes | None = None,
         tls: Any = None,
         ping: float = 5.0,
     ) -> None:
-        """``announce`` this gateway, or tell ``on_places`` which there are, whenever that changes."""
+        """``announce`` this gateway, or tell ``on_places`` which there are, whenever that changes. ``outboxes``
+        hears of those that they keep."""
         if not servers:
             raise ConfigError("register", "no address", f"as in {SCHEME}://127.0.0.1:{PORT}")
         self._announce = announce
         self._on_places = on_places
+        self.outboxes = Outboxes() if outboxes is None else outboxes
         self._ping = ping
         self._said: dict[Server, set[Place]] = {}
         """What each of those that are here has said last."""
@@ -93,6 +97,7 @@ class Registry:
     def _greet(self, server: Server) -> None:
         self._refused.pop(server, None)
         link = self._links[server]
+        link.request(messages.OUTBOX).add_done_callback(lambda asked: self._keeps(link, asked))
         if self._announce is not None:
             asked = link.request(messages.ANNOUNCE, self._announce, self._ping)
         else:
@@ -108,9 +113,20 @@ class Registry:
         if self._announce is not None:
             self._first.set()
 
+    def _keeps(self, link: Kept, asked: asyncio.Future[Any]) -> None:
+        """A Register of an earlier release does not know what is asked, and has none."""
+        if asked.cancelled() or isinstance(asked.exception(), (Unreachable, TimedOut)):
+            return  # what it has said before holds
+        if asked.exception() is None and asked.result() is True:
+            self.outboxes.add(link, list(self._links.values()))
+        elif link in self.outboxes.ways:
+            self.outboxes.ways.remove(link)
+
     def _hear(self, server: Server, message: list[Any]) -> None:
         if message[0] == messages.GATEWAYS and len(message) > 2 and self._announce is None:
             self._take(server, message[2])
+        elif message[0] == messages.KEPT and len(message) > 2 and isinstance(message[2], list):
+            self.outboxes.hear(message[2])
 
     def _take(self, server: Server, said: Any) -> None:
         try:
