@@ -375,7 +375,7 @@ class Desk:
         """The oldest of one that has too much."""
         limits = self._limits
         while True:
-            share = self._shares[uid]
+            share = self._shares.get(uid, NONE)
             letters, size = share.letters - limits.messages, share.bytes - share.letters * LETTER - limits.bytes
             if letters <= 0 and size <= 0:
                 return
