@@ -43,7 +43,7 @@ class Behind:
         self.messages: deque[tuple[str | bytes, bool]] = deque()
         self.bytes = 0
         self.is_stuck = False
-        """Its clients have no room."""
+        """Its clients had no room: what is sent goes to the outbox, until all that is there has been taken."""
         self.woken = asyncio.Event()
         """There may be more letters, or more room."""
         self.task: asyncio.Task[None] | None = None
@@ -168,7 +168,9 @@ class CatchUp:
                 letters = await self._outboxes.take(uid)
                 if letters:
                     await self._deliver(uid, behind, letters)
-                elif (rest := self._missed.get(uid, -math.inf) + GRACE - self._loop.time()) > 0:
+                    continue
+                behind.is_stuck = False
+                if (rest := self._missed.get(uid, -math.inf) + GRACE - self._loop.time()) > 0:
                     await _wait(behind.woken, rest)
                 elif not behind.woken.is_set():
                     break
@@ -189,11 +191,10 @@ class CatchUp:
         self.delivered += taken
         if taken:
             await self._outboxes.acknowledge(letters[:taken])
-        if taken < len(letters) and uid in self._table.uids:
-            behind.is_stuck = True
+        behind.is_stuck = taken < len(letters)
+        if behind.is_stuck and uid in self._table.uids:
             self._spill(uid, behind)
             await _wait(behind.woken, RETRY)
-            behind.is_stuck = False
 
     def _send(self, clients: list[Client], letter: Letter) -> bool:
         try:
