@@ -14,12 +14,11 @@ import uvloop
 from tests.conftest import wait_until
 from tests.services.gateway.conftest import Client, cluster, register_of
 from tests.services.gateway.test_gateway import call, handshake, id_of, pids, read_frame
-from tests.services.gateway.test_peers import inner_address
 from workermand.services.gateway import BlockingGatewayClient, Delivery, GatewayClient, messages, registry
 from workermand.services.gateway.messages import Place
 from workermand.services.gateway.outbox_store import Letter
 from workermand.services.links.client import Link
-from workermand.testing import RunningServer, running_server
+from workermand.testing import RunningServer
 
 KEPT = Delivery(0, 0, 0, kept=1)
 
