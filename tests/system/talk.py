@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -26,10 +27,13 @@ async def on_message(client_id: str, message: str) -> None:
         Gateway.send_to_client(client_id, message)
     elif verb == "enter":
         uid, *groups = rest.split()
-        await Gateway.bind_uid(client_id, uid)
-        for group in groups:
-            await Gateway.join_group(client_id, group)
+        bound = Gateway.bind_uid(client_id, uid)
+        await asyncio.gather(bound, *(Gateway.join_group(client_id, group) for group in groups))
         Gateway.send_to_client(client_id, "entered")
+    elif verb == "do":
+        method, argument = rest.split()
+        await getattr(Gateway, method)(client_id, argument)
+        Gateway.send_to_client(client_id, "done")
     elif verb == "tell":
         kind, to, words = rest.split(maxsplit=2)
         SENDS[kind](to, f"heard {kind} {to} {words}")
