@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 import uvloop
 
-from tests.services.gateway.conftest import cluster, register_of
+from tests.services.gateway.conftest import Client, cluster, register_of
 from tests.services.gateway.test_client import until
 from tests.services.gateway.test_register import register
 from workermand.services.gateway import plans, registry
@@ -14,6 +16,11 @@ from workermand.services.gateway.messages import Place
 from workermand.services.gateway.registry import Registry
 from workermand.services.links.address import Address, Server
 from workermand.services.links.errors import Unreachable
+
+
+async def gates(mesh: Mesh, count: int) -> bool:
+    """There are so many."""
+    return len(mesh.gates) == count
 
 
 def test_addresses() -> None:
@@ -34,9 +41,6 @@ def test_a_gateway_that_cannot_be_reached_is_lost_to_sends_and_an_error_to_quest
         await until("it is forgotten", lambda: gates(mesh, 0))
         assert await mesh.run(plans.count_clients()) == 0
         await mesh.close()
-
-    async def gates(mesh: Mesh, count: int) -> bool:
-        return len(mesh.gates) == count
 
     with register() as (_server, address):
         uvloop.run(play([Server(address, "")]))
@@ -64,3 +68,30 @@ def test_a_uid_is_asked_for_only_where_it_may_be() -> None:
 
     with cluster(gateways=2) as server:
         uvloop.run(play(register_of(server)))
+
+
+def test_one_address_is_one_gateway() -> None:
+    """A Register that has not heard of a gateway's end lists it beside the one that is at its address now."""
+
+    async def play(servers: list[Server], client: Client) -> None:
+        mesh = Mesh(servers[:1])
+        await mesh.ready(10)
+        (place,) = mesh.gates
+        former = Registry(servers[1:], announce=place._replace(prefix="00000000"))
+        await former.first()
+        both = Mesh(servers)
+        await both.ready(10)
+        await until("both are listed", lambda: gates(both, 2))
+        assert await both.run(plans.send_to_all("once", None, (), raw=False)) == (1, 0, 1)
+        assert await mesh.run(plans.send_to_all("and again", None, (), raw=False)) == (1, 0, 0)
+        assert [await asyncio.to_thread(client.hear) for _ in range(2)] == ["once", "and again"]
+        # It announces itself to that Register as well, and is alone at its address.
+        again = Registry(servers[1:], announce=place)
+        await until("the former one is forgotten", lambda: gates(both, 1))
+        assert await both.run(plans.count_clients()) == 1
+        for one in (former, again, mesh, both):
+            await one.close()
+
+    with cluster() as server, register() as (_other, address), Client(server) as client:
+        client.hear()
+        uvloop.run(play([*registry.servers(register_of(server), ""), Server(address, "")], client))

@@ -158,7 +158,7 @@ class Service:
     def _announce(self, connection: Connection, place: Place, ping: float) -> None:
         """Whoever was at this address before has gone, with a machine or a network perhaps, which nobody has told."""
         for other, (former, _ping) in list(self._gateways.items()):
-            if former.uri == place.uri:
+            if former.uri == place.uri != "":
                 del self._gateways[other]
         self._gateways[connection] = (place, ping)
         self._tell()
