@@ -39,7 +39,10 @@ class Namespace:
 
     def ip(self, *arguments: str) -> None:
         """Runs `ip`."""
-        self.run(subprocess.run, ["ip", *arguments], check=True)
+        self.call("ip", *arguments)
+
+    def call(self, *command: str) -> None:
+        self.run(subprocess.run, command, check=True)
 
     def socket(self) -> socket.socket:
         """For a connection from there, whoever uses it."""
@@ -63,11 +66,15 @@ class Machine(Namespace):
         self.ip("link", "set", "lan", "up")
 
     def cut(self) -> None:
-        """Nobody hears of it any more, and is told so: packets are lost, as when a switch dies."""
+        """Packets are lost, and nobody is told: as when a switch dies."""
         self._switch.ip("link", "set", self._port, "nomaster")
 
     def heal(self) -> None:
         self._switch.ip("link", "set", self._port, "master", "switch")
+
+    def isolate(self, isolated: bool) -> None:
+        """Those that are isolated do not reach each other, and all the others do."""
+        self._switch.call("bridge", "link", "set", "dev", self._port, "isolated", "on" if isolated else "off")
 
 
 @contextlib.contextmanager

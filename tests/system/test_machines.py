@@ -240,6 +240,12 @@ class World:
             raise AssertionError(f"{what}: on {machine.address} they do not agree: {last}") from None
         print(f"{what}: {time.monotonic() - began:.2f} s")
 
+    async def disagree(self, machine: Machine, part: list[Machine]) -> None:
+        """Waits until somebody there does not get the census of all."""
+        async with asyncio.timeout(BOUND):
+            while await self._differs(machine, part) is None:  # noqa: ASYNC110
+                await asyncio.sleep(PACE)
+
     async def _differs(self, machine: Machine, part: list[Machine]) -> Any:
         asked = [person for person in self.people if person.machine is machine and not person.talks]
         expected = self.expected(part)
@@ -318,6 +324,12 @@ async def play(found: list[Machine], daemons: list[RunningServer]) -> None:
         await people.agree("people come and go", [one, two], [three])
         three.heal()
         await people.agree("machine 3 is healed", found[:3])
+        for machine in (one, two):
+            machine.isolate(True)
+        await people.disagree(one, found[:3])
+        for machine in (one, two):
+            machine.isolate(False)
+        await people.agree("machines 1 and 2 reach each other again", found[:3])
 
         one.cut()
         await people.kill(one, "gateway", 0, 1)
