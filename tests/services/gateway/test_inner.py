@@ -10,7 +10,7 @@ import uvloop
 from tests.services.gateway.conftest import Client, cluster, register_of
 from tests.services.gateway.test_client import until
 from tests.services.gateway.test_register import register
-from workermand.services.gateway import plans, registry
+from workermand.services.gateway import Delivery, plans, registry
 from workermand.services.gateway.inner import Mesh, address_of
 from workermand.services.gateway.messages import Place
 from workermand.services.gateway.registry import Registry
@@ -34,7 +34,7 @@ def test_a_gateway_that_cannot_be_reached_is_lost_to_sends_and_an_error_to_quest
         await away.first()
         mesh = Mesh(servers, timeout=5)
         assert await mesh.ready(5)
-        assert await mesh.run(plans.send_to_all("x", None, (), raw=False)) == (0, 0, 1)
+        assert await mesh.run(plans.send_to_all("x", None, (), raw=False)) == Delivery(0, 0, 1)
         with pytest.raises(Unreachable):
             await mesh.run(plans.count_clients())
         await away.close()
@@ -61,7 +61,7 @@ def test_a_uid_is_asked_for_only_where_it_may_be() -> None:
         await mesh.ready(10)
         assert len(mesh.gates) == 2
         plan = plans.send_to_uid(7, "x", raw=False)
-        assert await mesh.run(plan) == (0, 0, 0)
+        assert await mesh.run(plan) == Delivery(0, 0, 0)
         assert [gate.wanted("uid", ["7"]) for gate in mesh.gates.values()] == [([], [])] * 2
         assert [gate.wanted("uid", ["8"]) for gate in mesh.gates.values()] == [(["8"], ["8"])] * 2
         await mesh.close()

@@ -17,6 +17,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
+from tests.conftest import wait_until
 from workermand import LoadError
 from workermand.services.gateway import outbox_store as module
 from workermand.services.gateway.outbox_store import Acknowledge, Desk, Limits, Look, OutboxStore, Put, Take
@@ -138,8 +139,7 @@ def test_what_is_too_old_is_gone(path: Path) -> None:
 
     async def wait(store: OutboxStore) -> None:
         assert store.counters.waiting == 1
-        while store.counters.waiting:  # noqa: ASYNC110 - until its own clock says so
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(wait_until, "it is gone", lambda: not store.counters.waiting)
         assert await messages(store, "7") == []
         assert store.counters.expired == 1
         await store.put(["7"], "new", False)
