@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import uvloop
@@ -14,10 +15,18 @@ import uvloop
 from tests.conftest import wait_until
 from tests.services.gateway.conftest import Client, cluster, register_of
 from tests.services.gateway.test_gateway import call, handshake, id_of, pids, read_frame
-from workermand.services.gateway import BlockingGatewayClient, Delivery, GatewayClient, messages, registry
+from tests.services.gateway.test_posting import Counter, settled
+from workermand import ConnectionStatus
+from workermand.services.gateway import BlockingGatewayClient, Delivery, GatewayClient, messages, registry, sessions
+from workermand.services.gateway.catchup import BEHIND, CatchUp
+from workermand.services.gateway.commands import Commands
 from workermand.services.gateway.messages import Place
 from workermand.services.gateway.outbox_store import Letter
+from workermand.services.gateway.posting import Outboxes
+from workermand.services.gateway.table import Client as Bound
+from workermand.services.gateway.table import Table
 from workermand.services.links.client import Link
+from workermand.services.links.errors import ServiceError
 from workermand.testing import RunningServer
 
 KEPT = Delivery(0, 0, 0, kept=1)
@@ -188,10 +197,150 @@ def test_one_that_goes_before_the_end_leaves_the_rest() -> None:
             assert client.hear() == "back"
 
 
-REGISTERS = """
-[worker.second]
-listen = "frame://127.0.0.1:0"
-handler = "workermand.services.gateway.register"
-reloadable = false
-options = { outbox = {} }
-"""
+# ---------------------------------------------------------------------------------------------------- by hand
+
+
+class Line:
+    """A client's connection."""
+
+    status = ConnectionStatus.ESTABLISHED
+    protocol = SimpleNamespace(name="text")
+    max_send_buffer_size = 100
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def cork(self) -> None:
+        pass
+
+    def get_send_buffer_size(self) -> int:
+        return 0
+
+    def send(self, message: Any, raw: bool = False) -> bool:
+        if message == "refused":
+            raise TypeError("not this one")
+        self.sent.append(message)
+        return True
+
+
+class Scene:
+    """A gateway's parts around it, and an outbox by hand: what it is asked, and to be answered."""
+
+    def __init__(self) -> None:
+        self.table = Table(self._changed)
+        self.commands = Commands(self.table, sessions.PACKED)
+        self.way = Counter()
+        outboxes = Outboxes()
+        self.catchup = CatchUp(self.table, self.commands, outboxes)
+        outboxes.add(self.way, [self.way])
+        self.outboxes = outboxes
+        self.line = Line()
+        self.table.add(Bound("a", self.line))
+
+    def _changed(self, kind: str, key: str, present: bool) -> None:
+        (self.catchup.look if present else self.catchup.wake)(key)
+
+    async def asked(self, op: int) -> tuple[list[Any], Any]:
+        """The next request, which is this one."""
+        (said, *rest), later = await asyncio.wait_for(self.way.queue.get(), 10)
+        assert said == op
+        return rest, later
+
+    async def take(self, *texts: str) -> None:
+        """It is asked for letters, and has these."""
+        rest, later = await self.asked(messages.TAKE)
+        assert rest == ["7"]
+        later.fulfil([[[number, 1.0, text, False] for number, text in enumerate(texts)], True])
+        if texts:
+            rest, later = await self.asked(messages.ACKNOWLEDGE)
+            assert rest == [list(range(len(texts)))]
+            later.fulfil(len(texts))
+
+
+def test_what_is_sent_behind_a_letter_that_is_on_its_way_waits_for_it() -> None:
+    async def play() -> None:
+        scene = Scene()
+        post = scene.catchup.post
+        assert post(["7"], "first", False) == (0, 0, [])  # its sender puts it now
+        scene.table.bind("a", "7")
+        await scene.take()
+        assert post(["7"], "second", False) == (1, 0, ["7"])
+        assert scene.line.sent == []
+        scene.outboxes.hear(["7"])
+        await scene.take("first")
+        assert scene.line.sent == ["first"]
+        await scene.take()
+        await scene.take()  # GRACE is over
+        await settled()
+        assert scene.line.sent == ["first", "second"]
+        assert post(["7"], "third", False) == (1, 0, ["7"])
+        assert scene.line.sent[2:] == ["third"]
+
+    asyncio.run(play())
+
+
+def test_what_a_protocol_refuses_does_not_hold_up_the_rest() -> None:
+    async def play() -> None:
+        scene = Scene()
+        scene.table.bind("a", "7")
+        await scene.take("1", "refused", "2")
+        await scene.take()
+        assert scene.line.sent == ["1", "2"]
+        assert scene.catchup.delivered == 2
+
+    asyncio.run(play())
+
+
+def test_what_waits_goes_to_the_outbox_when_it_is_too_much_or_nobody_is_left() -> None:
+    async def play() -> None:
+        scene = Scene()
+        post = scene.catchup.post
+        scene.table.bind("a", "7")
+        _, taking = await scene.asked(messages.TAKE)
+        large = "x" * (BEHIND // 2)
+        assert post(["7"], large, False) == (1, 0, ["7"])
+        assert post(["7"], large, False) == (0, 1, [])
+        assert (await scene.asked(messages.PUT))[0] == [["7"], large, False]
+        assert post(["7"], b"raw", True) == (1, 0, ["7"])
+        scene.table.remove("a")
+        taking.fulfil([[], True])
+        assert (await scene.asked(messages.PUT))[0] == [["7"], b"raw", True]
+
+    asyncio.run(play())
+
+
+def test_an_outbox_that_is_back_is_asked_for_all_who_are_here() -> None:
+    async def play() -> None:
+        scene = Scene()
+        scene.table.add(Bound("b", Line()))
+        scene.table.bind("a", "7")
+        scene.table.bind("b", "8")
+        for _ in range(2):
+            (await scene.asked(messages.TAKE))[1].fulfil([[], True])
+        await settled()
+        scene.outboxes.add(scene.way, [scene.way])
+        rest, later = await scene.asked(messages.LOOK)
+        assert rest == [["7", "8"]]
+        later.fulfil(["7"])
+        await scene.take("back")
+        assert scene.line.sent == ["back"]
+        await scene.catchup.close()
+
+    asyncio.run(play())
+
+
+def test_a_letter_that_cannot_be_acknowledged_ends_it() -> None:
+    """Or it would come again and again."""
+
+    async def play() -> None:
+        scene = Scene()
+        scene.table.bind("a", "7")
+        (await scene.asked(messages.TAKE))[1].fulfil([[[1, 1.0, "x", False]], True])
+        (await scene.asked(messages.ACKNOWLEDGE))[1].fail(ServiceError("gone"))
+        await settled()
+        assert scene.line.sent == ["x"]
+        assert scene.way.queue.empty()
+        assert scene.catchup.post(["7"], "y", False) == (1, 0, ["7"])
+        assert scene.line.sent == ["x", "y"]
+
+    asyncio.run(play())

@@ -32,10 +32,13 @@ class Counter:
     def __init__(self, up: bool = True) -> None:
         self.up = up
         self.asked: list[tuple[list[Any], Later[Any]]] = []
+        self.queue: asyncio.Queue[tuple[list[Any], Later[Any]]] = asyncio.Queue()
+        """The same."""
 
     def request(self, op: int, *rest: Any, timeout: float | None = None) -> Later[Any]:
         later: Later[Any] = Later("request")
         self.asked.append(([op, *rest], later))
+        self.queue.put_nowait(self.asked[-1])
         return later
 
 

@@ -13,9 +13,9 @@ import math
 from collections import deque
 from typing import Final
 
+from workermand import Connection, ConnectionStatus
 from workermand.services.gateway import messages
 from workermand.services.gateway.commands import Commands
-from workermand.services.gateway.outbox_store import Letter
 from workermand.services.gateway.posting import Outboxes, Taken, Way
 from workermand.services.gateway.table import Client, Table
 from workermand.services.links.errors import ServiceError
@@ -181,14 +181,15 @@ class CatchUp:
             self._release(uid, behind)
 
     async def _deliver(self, uid: str, behind: Behind, letters: list[Taken]) -> None:
-        """In order, until nobody takes one."""
+        """In order, until nobody has room for one. What the clients' protocol cannot say, which is logged, is given
+        up."""
         taken = 0
-        for letter, _way in letters:
+        for (_number, _at, message, raw), _way in letters:
             clients = [client for client in self._table.uids.get(uid, {}).values() if _has_room(client)]
-            if not clients or not self._send(clients, letter):
+            if not clients:
                 break
+            self.delivered += self._commands.send(clients, message, raw)[0] > 0
             taken += 1
-        self.delivered += taken
         if taken:
             await self._outboxes.acknowledge(letters[:taken])
         behind.is_stuck = taken < len(letters)
@@ -196,28 +197,23 @@ class CatchUp:
             self._spill(uid, behind)
             await _wait(behind.woken, RETRY)
 
-    def _send(self, clients: list[Client], letter: Letter) -> bool:
-        try:
-            return self._commands.send(clients, letter.message, letter.raw)[0] > 0
-        except Exception:
-            logger.exception("outbox: a message that the clients' protocol cannot say: it is given up")
-            return True
-
     def _release(self, uid: str, behind: Behind) -> None:
         """What has waited goes out, or if nobody is there any more, to the outbox."""
         while behind.messages:
             clients = list(self._table.uids.get(uid, {}).values())
             message, raw = behind.messages[0]
-            if not clients or not self._send(clients, Letter(0, 0.0, message, raw)):
+            if not clients or not self._commands.send(clients, message, raw)[0]:
                 self._spill(uid, behind)
                 return
             behind.messages.popleft()
 
 
 def _has_room(client: Client) -> bool:
-    connection = client.connection
-    room: bool = connection.get_send_buffer_size() < connection.max_send_buffer_size
-    return room
+    connection: Connection = client.connection
+    return (
+        connection.status is ConnectionStatus.ESTABLISHED
+        and connection.get_send_buffer_size() < connection.max_send_buffer_size
+    )
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
