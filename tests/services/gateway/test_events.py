@@ -13,6 +13,7 @@ from workermand.services.gateway import messages, sessions
 from workermand.services.gateway.events import CurrentApi, Dispatcher, Gateway
 from workermand.services.gateway.inner import Gate
 from workermand.services.gateway.messages import Place
+from workermand.services.gateway.sessions import Patch
 from workermand.services.links import wire
 from workermand.services.links.later import Later
 
@@ -22,6 +23,7 @@ class Fake:
 
     def __init__(self) -> None:
         self.place = Place("tcp://127.0.0.1:1", "0" * 8)
+        self.uri = self.place.uri
         self.codec = sessions.PACKED
         self.link = SimpleNamespace(up=True, send=self.sent)
         self.done: list[str] = []
@@ -41,6 +43,9 @@ class Fake:
         self.changes.append((stamp, command, arguments, later))
         self.dispatcher.changed(cast(Gate, self), stamp, command, arguments, later)
         return later
+
+    def save(self, client_id: str, patch: Patch, session: dict[Any, Any]) -> None:
+        Gate.save(cast(Gate, self), client_id, patch, session)
 
     def event(self, kind: int, id: str, body: Any = None, session: Any = None, applied: int = 0) -> None:
         encoded = sessions.PACKED.encode(session or {})

@@ -37,6 +37,7 @@ def test_addresses_are_told_when_they_change() -> None:
     [
         b"",
         b"GET / HTTP/1.1",
+        b"\xff",
         b'{"event":"worker_connect","secret_key":"wrong"}',
         b'{"event":"gateway_connect","address":"10.0.0.9:2900"}',
         b'{"event":"gateway_connect","secret_key":"swordfish"}',

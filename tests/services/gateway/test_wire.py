@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from workermand import ProtocolError
 from workermand.services.gateway import wire
-from workermand.services.gateway.wire import Answers, Command, Package, Packages
+from workermand.services.gateway.wire import Command, Package, Packages, Talk
 from workermand.services.links.serialize import SerializeError
 from workermand.testing import check_protocol, feed_all
 
@@ -70,9 +70,21 @@ def test_the_stream() -> None:
 def test_answers() -> None:
     assert wire.answer([7]) == b"\0\0\0\x0ea:1:{i:0;i:7;}"
     assert wire.answer(None) == b"\0\0\0\x02N;"
-    case = (wire.answer([7]) + wire.answer(0), [b"a:1:{i:0;i:7;}", b"i:0;"])
-    check_protocol(Answers, [case], round_trip=False)
-    assert Answers().encode(Package(1)) == wire.pack(Package(1))
+
+
+def test_what_a_gateway_says() -> None:
+    event = Package(Command.ON_MESSAGE, b"hello" * 100, b"a:0:{}", 7)
+    ping = Package(Command.PING)
+    said = wire.answer([7]) + wire.pack(event) + wire.answer(0) + wire.pack(ping) + wire.answer(None)
+    check_protocol(
+        Talk,
+        [(said, [b"a:1:{i:0;i:7;}", event, b"i:0;", ping, b"N;"])],
+        violations=[b"\0\0\0\0\x03", b"\0\0\0\0a", b"\xff\xff\xff\xff\x03", b"\xff\xff\xff\xffa"],
+        round_trip=False,
+    )
+    assert Talk().encode(event) == wire.pack(event)
+    with pytest.raises(ProtocolError, match="limit"):
+        feed_all(Talk(100), wire.pack(event))
 
 
 @pytest.mark.parametrize(("ip", "number"), [("127.0.0.1", 0x7F000001), ("0.0.0.0", 0), ("255.1.2.3", 0xFF010203)])
@@ -112,7 +124,7 @@ def test_lines_of_a_register() -> None:
     assert wire.read_said(' {"event": "gateway_connect", "address": "x", "secret_key": "y"}').secret_key == "y"
 
 
-@pytest.mark.parametrize("line", ["", "[]", "{}", '{"event":1}', "{" * 2000])
+@pytest.mark.parametrize("line", ["", "[]", "{}", '{"event":1}', "{" * 2000, "\udcff"])
 def test_what_is_no_line(line: str) -> None:
     with pytest.raises(SerializeError, match=re.escape("no line of a Register's")):
         wire.read_said(line)

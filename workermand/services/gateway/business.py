@@ -22,9 +22,10 @@ import msgspec
 
 from workermand import ConfigError, Worker
 from workermand.services import options
-from workermand.services.gateway import messages, registry
+from workermand.services.gateway import messages, phpregistry
 from workermand.services.gateway.events import CALLBACKS, Dispatcher, Gateway
 from workermand.services.gateway.inner import Gate, Mesh
+from workermand.services.gateway.phpregistry import Settings as Php
 from workermand.services.links.errors import ServiceError, Unauthorized
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds between two pings on the inner links: who misses two is gone."""
     send_to_gateway_buffer: Annotated[int, msgspec.Meta(ge=1)] = 10_240_000
     """Bytes that may be unsent to one gateway."""
+    php: Php | None = None
+    """Gateways in PHP are joined as well."""
 
 
 def on_worker_check(worker: Worker) -> None:
@@ -89,11 +92,12 @@ class Business:
         self._serves = False
         self._enlisting: set[asyncio.Task[None]] = set()
         try:
-            registers = registry.servers(settings.register, settings.secret)
+            registers = phpregistry.ours(settings.register, settings.secret, settings.php)
         except ConfigError as error:
             raise options.complaint(worker, "register", str(error)) from None
         self._mesh = Mesh(
             registers,
+            php=settings.php,
             tls=settings.tls or None,
             ping=settings.inner_ping,
             timeout=settings.timeout,

@@ -85,7 +85,7 @@ class Turn:
         _op, _number, self.kind, self.client_id, self.body, self._encoded, self.applied, origin = message
         self.gate = gate
         ip, port, gateway_port = origin
-        self.origin = Origin(ip, port, gateway_port, gate.place.uri)
+        self.origin = Origin(ip, port, gateway_port, gate.uri)
         self.is_over = False
         self.is_lost = False
         """Its link has gone: for the gateway it is nobody's, or somebody else's."""
@@ -278,7 +278,7 @@ class Dispatcher:
     def _save(self, turn: Turn) -> None:
         patch = turn.end()
         if patch is not None:
-            turn.gate.call("patch_session", ([turn.client_id], *patch))
+            turn.gate.save(turn.client_id, patch, turn.session)
 
     def _finish(self, key: tuple[Gate, str], lane: Lane, turn: Turn) -> None:
         turn.is_over = True

@@ -14,16 +14,20 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
-from workermand.services.gateway import ids, messages, sessions
+from workermand.services.gateway import ids, messages, phpregistry, sessions
 from workermand.services.gateway.commands import CHANGE_SESSIONS
 from workermand.services.gateway.keeping import Kept
 from workermand.services.gateway.messages import Place
+from workermand.services.gateway.phplink import PhpLink
+from workermand.services.gateway.phpregistry import PhpRegistry
+from workermand.services.gateway.phpregistry import Settings as Php
 from workermand.services.gateway.plans import LOST, Plan
-from workermand.services.gateway.posting import Poster
+from workermand.services.gateway.posting import Outboxes, Poster
 from workermand.services.gateway.registry import Registry
 from workermand.services.links import address
 from workermand.services.links import wire as links
 from workermand.services.links.address import Address, Server
+from workermand.services.links.client import Link
 from workermand.services.links.errors import ServiceError
 from workermand.services.links.later import Later
 
@@ -52,7 +56,8 @@ class Gate:
         """Whether somebody there has a key, the one asked for last at the end. What is not here is not known."""
         self.link = Kept(
             address_of(place),
-            messages.service(place.prefix),
+            messages.service(place.prefix) if place.uri else "gateway in PHP",
+            kind=Link if place.uri else PhpLink,
             on_message=self._hear,
             on_up=lambda: mesh.on_up(self),
             on_down=self._down,
@@ -60,7 +65,12 @@ class Gate:
         )
 
     def __repr__(self) -> str:
-        return f"<gateway at {self.place.uri}>"
+        return f"<gateway at {self.uri}>"
+
+    @property
+    def uri(self) -> str:
+        """Its inner address."""
+        return self.place.uri or f"tcp://{self.place.php}"
 
     def call(self, command: str, arguments: tuple[Any, ...], watch: list[str] | None = None) -> Later[Any]:
         """See commands.py."""
@@ -69,6 +79,15 @@ class Gate:
         if watch:
             return self.link.request(messages.CALL, command, arguments, watch)
         return self.link.request(messages.CALL, command, arguments)
+
+    def save(self, client_id: str, patch: sessions.Patch, session: dict[Any, Any]) -> None:
+        """What an event has changed of its client's session, and all of it. PHP knows no patches."""
+        if self.place.uri:
+            self.call("patch_session", ([client_id], *patch))
+        elif patch.removed or any(isinstance(value, (dict, list)) for value in patch.changed.values()):
+            self.call("set_session", ([client_id], session))
+        else:
+            self.call("update_session", ([client_id], patch.changed))
 
     def _change(self, command: str, arguments: tuple[Any, ...]) -> Later[Any]:
         stamp = next(self._stamps)
@@ -120,6 +139,7 @@ class Mesh:
         self,
         registers: list[Server],
         *,
+        php: Php | None = None,
         tls: Any = None,
         ping: float = 5.0,
         timeout: float = 10.0,
@@ -129,7 +149,7 @@ class Mesh:
         on_up: Callable[[Gate], None] = lambda gate: None,
         on_down: Callable[[Gate], None] = lambda gate: None,
     ) -> None:
-        """``timeout``: seconds for every call."""
+        """``php``: gateways in PHP are joined as well. ``timeout``: seconds for every call. Raises ConfigError."""
         self.gates: dict[Place, Gate] = {}
         self.on_event = on_event
         self.on_change = on_change
@@ -145,16 +165,23 @@ class Mesh:
         self._by_prefix: dict[str, list[Gate]] = {}
         self._endings: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._registry = Registry(registers, on_places=self._update, tls=tls, ping=ping)
-        self._outboxes = self._registry.outboxes
+        self._outboxes = Outboxes()
         self._poster = Poster(self._outboxes)
+        self._php = php
+        self._passed_over = False
+        self._registries: list[Registry | PhpRegistry] = []
+        if php is not None and (named := phpregistry.addresses(php)):
+            self._registries.append(PhpRegistry(named, php.secret_key, on_places=self._update))
+        if registers or not self._registries:
+            ours = Registry(registers, on_places=self._update, outboxes=self._outboxes, tls=tls, ping=ping)
+            self._registries.append(ours)
 
     async def ready(self, patience: float) -> bool:
         """Waits for a Register's answer, and until each gateway of it was tried. False: not within ``patience``
         seconds; then it goes on in the background. Raises Unauthorized."""
         try:
             async with asyncio.timeout(patience):
-                await self._registry.first()
+                await asyncio.gather(*(registry.first() for registry in self._registries))
                 await asyncio.gather(*(gate.link.tried() for gate in self.gates.values()))
         except TimeoutError:
             return False
@@ -163,7 +190,7 @@ class Mesh:
     async def close(self) -> None:
         await self._poster.idle()
         self._closed = True
-        await self._registry.close()
+        await asyncio.gather(*(registry.close() for registry in self._registries))
         await asyncio.gather(*(gate.link.close() for gate in self.gates.values()), *self._endings)
         self.gates.clear()
         self._by_prefix.clear()
@@ -180,20 +207,40 @@ class Mesh:
 
     def has_gone_down(self, gate: Gate) -> None:
         """If no Register knows it, for good."""
-        if gate.place not in self._registry.places:
+        if gate.place not in self._places():
             self._drop(gate)
 
-    def _update(self, places: set[Place]) -> None:
+    def _places(self) -> set[Place]:
+        """Those to be connected to, as the Registers say."""
+        said = set().union(*(registry.places for registry in self._registries))
+        ours = {place.php for place in said if place.uri}  # PHP's Registers know them too
+        return {place for place in said if place.uri or (place.php not in ours and self._joins(place))}
+
+    def _joins(self, place: Place) -> bool:
+        """A gateway in PHP."""
+        if self._php is not None and place.prefix:
+            return True
+        if not self._passed_over:
+            self._passed_over = True
+            why = "an address that is not IPv4" if self._php else "options.php of who is to join it are missing"
+            logger.warning("the gateway in PHP at %s is passed over: %s", place.php, why)
+        return False
+
+    def _update(self, _said: set[Place]) -> None:
+        places = self._places()
         for place in places:
-            if place.uri and place not in self.gates:
+            if place not in self.gates:
                 gate = self.gates[place] = self._make(place)
                 self._by_prefix.setdefault(place.prefix, []).append(gate)
+        ours = {place.php for place in places if place.uri}
         for gate in list(self.gates.values()):
-            if gate.place not in places and not gate.link.up:
+            if gate.place not in places and (not gate.link.up or (not gate.place.uri and gate.place.php in ours)):
                 self._drop(gate)
 
     def _make(self, place: Place) -> Gate:
-        return Gate(self, place, **self._options)
+        if place.uri or self._php is None:
+            return Gate(self, place, **self._options)
+        return Gate(self, place, **{**self._options, "secret": self._php.secret_key, "tls": None})
 
     def _drop(self, gate: Gate) -> None:
         if self._closed or self.gates.pop(gate.place, None) is None:
@@ -279,4 +326,4 @@ def _finish(plan: Plan[T], later: Later[T], calls: Iterable[asyncio.Future[Any]]
 
 def address_of(place: Place) -> Address:
     """Where its inner listener is."""
-    return address.parse(place.uri, "tcp", 0)[0]
+    return address.parse(place.uri or f"tcp://{place.php}", "tcp", 0)[0]

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable
 from typing import Any, Final
 
+from workermand.services.gateway.phplink import PhpLink
 from workermand.services.links.address import Address
 from workermand.services.links.client import Link
 from workermand.services.links.errors import ServiceError, Unauthorized
@@ -47,10 +48,12 @@ class Kept:
         ping: float = 5.0,
         timeout: float = 10.0,
         send_buffer: int = 16 * 1024 * 1024,
+        kind: type[Link | PhpLink] = Link,
     ) -> None:
         """As Link has it. ``on_refused``: one of the two does not know the secret."""
         self.address = address
         self._service = service
+        self._kind = kind
         self._options: dict[str, Any] = {
             "secret": secret,
             "tls": tls,
@@ -89,8 +92,8 @@ class Kept:
         await asyncio.wait([self._task])
         await self._link.close()
 
-    def _make(self) -> Link:
-        return Link(self.address, self._service, **self._options)
+    def _make(self) -> Link | PhpLink:
+        return self._kind(self.address, self._service, **self._options)
 
     def _has_gone(self, why: str) -> None:
         logger.info("%s at %s: %s", self._service, self.address, why)

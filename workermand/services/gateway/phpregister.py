@@ -64,7 +64,7 @@ class Book:
             connection.send(self._broadcast())
         elif said.event == "gateway_connect" and ":" in said.address:
             self._gateways.add(connection)
-            self._announce(connection, _place(said.address))
+            self._announce(connection, place_of(said.address))
         else:
             self._door.refuse(connection, "asks what a Register does not know")
 
@@ -90,7 +90,8 @@ class Book:
             timer.cancel()
 
 
-def _place(address: str) -> Place:
+def place_of(address: str) -> Place:
+    """Of a gateway in PHP; without a prefix where PHP itself has no client_ids for it."""
     ip, _, port = address.rpartition(":")
     try:
         prefix = ids.php_prefix(ip, int(port))

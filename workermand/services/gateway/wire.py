@@ -1,7 +1,7 @@
 """GatewayWorker's own wire, version 4: what PHP programs say to a gateway, and it to them. Pure.
 
 Between the parts of our own cluster messages.py is spoken; this is for php.py, and for a business worker that joins
-gateways in PHP. A package, numbers big endian:
+gateways in PHP (phplink.py). A package, numbers big endian:
 
     N   length of the whole                     N   client's IPv4 address     C   flags
     C   command                                 n   client's port             n   port the client came to
@@ -67,6 +67,15 @@ class Command(IntEnum):
     GET_SESSION_BY_CLIENT_ID = 203
     SET_SESSION = 204
     ON_WEBSOCKET_CONNECT = 205
+
+
+EVENTS: Final = frozenset(
+    {Command.ON_CONNECT, Command.ON_MESSAGE, Command.ON_CLOSE, Command.ON_WEBSOCKET_CONNECT},
+)
+TOLD: Final = EVENTS | {Command.PING}
+"""What a gateway says of itself."""
+LETTER: Final = 4
+"""Where the byte behind the length is."""
 
 
 class Package(msgspec.Struct, frozen=True):
@@ -152,13 +161,40 @@ def answer(value: Any) -> bytes:
     return len(serialized).to_bytes(4) + serialized
 
 
-class Answers(LengthPrefixed):
-    """A stream of answers: messages are the values' bytes, for unserialize(). What goes the other way are packages."""
+class Talk(LengthPrefixed):
+    """All that a gateway says: packages, which are messages as Package, and between them answers, as their bytes, for
+    unserialize(). What goes the other way are packages.
+
+    The byte behind the length tells them apart: a command's number, or a letter of serialize().
+    """
 
     __slots__ = ()
 
-    name: ClassVar[str] = "gateway answers"
-    counts_header: ClassVar[bool] = False
+    name: ClassVar[str] = "gateway"
+
+    def feed(self, data: bytes) -> list[Any]:
+        if self._held and not (data := self._join(data)):
+            return []
+        messages: list[bytes] = []
+        start, end, wanted = 0, len(data), LETTER + 1
+        while start + LETTER < end:
+            total = int.from_bytes(data[start : start + LETTER])
+            if data[start + LETTER] not in TOLD:
+                total += LETTER
+            if not LETTER < total <= self.max_package:
+                self._refuse(total, messages)
+            if start + total > end:
+                wanted = total
+                break
+            messages.append(data[start : start + total])
+            start += total
+        self._wanted = wanted
+        self._held = data[start:]
+        return self._messages(messages)
+
+    def decode(self, package: bytes) -> Package | bytes:
+        """With its length."""
+        return unpack(package) if package[LETTER] in TOLD else package[LETTER:]
 
     def encode(self, message: Package) -> bytes:
         return pack(message)
@@ -215,7 +251,7 @@ def read_said(line: str | bytes) -> Said:
     """Raises SerializeError."""
     try:
         return msgspec.json.decode(line, type=Said)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise SerializeError(f"no line of a Register's: {error}") from None
 
 
@@ -225,6 +261,10 @@ def gateway_connect(address: str, secret: str) -> str:
 
 def worker_connect(secret: str) -> str:
     return _line({"event": "worker_connect", "secret_key": secret})
+
+
+def ping() -> str:
+    return _line({"event": "ping"})
 
 
 def broadcast_addresses(addresses: list[str]) -> str:
