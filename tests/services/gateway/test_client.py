@@ -16,7 +16,7 @@ import uvloop
 from tests.conftest import PATIENCE
 from tests.services.gateway.conftest import Client, cluster, register_of
 from workermand import ConfigError
-from workermand.services.gateway import Delivery, GatewayClient
+from workermand.services.gateway import Delivery, GatewayClient, ids
 from workermand.services.links.errors import Unauthorized, Unreachable
 from workermand.testing import RunningServer
 
@@ -29,101 +29,105 @@ async def until(what: str, condition: Callable[[], Awaitable[object]]) -> None:
         await asyncio.sleep(0.01)
 
 
-def people(server: RunningServer, stack: contextlib.ExitStack, gateways: int, count: int) -> dict[str, Client]:
+def people(
+    server: RunningServer, stack: contextlib.ExitStack, gateways: int, count: int, prefix: int = ids.TAG
+) -> dict[str, Client]:
     """By client_id: at least ``count``, on as many gateways."""
     found: dict[str, Client] = {}
-    while len(found) < count or len({id[:8] for id in found}) < gateways:
+    while len(found) < count or len({id[:prefix] for id in found}) < gateways:
         client = stack.enter_context(Client(server))
         found[client.hear().removeprefix("id ")] = client
     return found
 
 
+async def every_call(gateway: GatewayClient, clients: dict[str, Client]) -> None:
+    a, b, c = list(clients)[:3]
+    everybody = sorted(clients)
+    stranger = "0" * 20
+    # uids
+    assert await gateway.bind_uid(a, 7) is True
+    assert await gateway.bind_uid(b, "7") is True
+    assert await gateway.bind_uid(c, 8) is True
+    assert await gateway.bind_uid(stranger, 9) is False
+    assert await gateway.bind_uid("no id", 9) is False
+    assert await gateway.bind_uid(c, 9) is True
+    assert await gateway.is_uid_online(7) is True
+    assert await gateway.is_uid_online(8) is False
+    assert await gateway.is_uids_online([7, 8]) == {"7": True, "8": False}
+    assert sorted(await gateway.get_client_id_by_uid("7")) == sorted([a, b])
+    assert await gateway.get_client_id_by_uid(8) == []
+    batch = await gateway.batch_get_client_id_by_uid([7, 8])
+    assert {uid: sorted(ids) for uid, ids in batch.items()} == {"7": sorted([a, b]), "8": []}
+    assert await gateway.get_uid_by_client_id(a) == "7"
+    assert await gateway.get_uid_by_client_id(stranger) is None
+    assert sorted(await gateway.get_all_uid_list()) == ["7", "9"]
+    assert await gateway.get_all_uid_count() == 2
+    # groups
+    for id in (a, b):
+        assert await gateway.join_group(id, "g") is True
+    assert await gateway.join_group(c, 1) is True
+    assert await gateway.join_group(a, 1) is True
+    assert await gateway.join_group(stranger, 1) is False
+    assert await gateway.get_client_id_count_by_group("g") == 2
+    assert await gateway.get_client_count_by_group("nobody") == 0
+    assert await gateway.get_client_id_count_by_group() == len(clients)
+    assert await gateway.batch_get_client_id_count_by_group(["g", 1, "x"]) == {"g": 2, "1": 2, "x": 0}
+    assert sorted(await gateway.get_client_id_list_by_group(["g", 1])) == sorted([a, b, c])
+    assert sorted(await gateway.get_uid_list_by_group([1])) == ["7", "9"]
+    assert await gateway.get_uid_count_by_group("g") == 1
+    assert sorted(await gateway.get_all_group_id_list()) == ["1", "g"]
+    uids = await gateway.get_all_group_uid_list()
+    assert {group: sorted(them) for group, them in uids.items()} == {"g": ["7"], "1": ["7", "9"]}
+    assert await gateway.get_all_group_uid_count() == {"g": 1, "1": 2}
+    members = await gateway.get_all_group_client_id_list()
+    assert {group: sorted(them) for group, them in members.items()} == {"g": sorted([a, b]), "1": sorted([a, c])}
+    assert await gateway.get_all_group_client_id_count() == {"g": 2, "1": 2}
+    # who is there
+    assert await gateway.is_online(a) is True
+    assert await gateway.is_online(stranger) is False
+    assert await gateway.get_all_client_id_count() == await gateway.get_all_client_count() == len(clients)
+    assert sorted(await gateway.get_all_client_id_list()) == everybody
+    # sessions
+    assert await gateway.set_session(a, {"x": {"p": 1}}) is True
+    assert await gateway.update_session(a, {"x": {"q": [None, 1.5]}}) is True
+    assert await gateway.update_session(stranger, {}) is False
+    assert await gateway.get_session(a) == {"x": {"p": 1, "q": [None, 1.5]}}
+    assert await gateway.get_session(b) == {"connects": 1}
+    assert await gateway.get_session(stranger) is None
+    assert sorted(await gateway.get_all_client_sessions()) == everybody
+    one = {a: {"x": {"p": 1, "q": [None, 1.5]}}, b: {"connects": 1}}
+    assert await gateway.get_client_sessions_by_group("g") == await gateway.get_all_client_sessions("g") == one
+    # messages
+    assert await gateway.send_to_client(a, "to a") == Delivery(1, 0, 0)
+    assert await gateway.send_to_client(stranger, "x") == Delivery(0, 0, 0)
+    assert await gateway.send_to_uid([7, 9], "to uids") == Delivery(3, 0, 0)
+    assert await gateway.send_to_group("g", {"to": "g"}, [b]) == Delivery(1, 0, 0)
+    assert await gateway.send_to_all("to some", [a, stranger]) == Delivery(1, 0, 0)
+    assert await gateway.send_to_all("to all", None, [b]) == Delivery(len(clients) - 1, 0, 0)
+    assert await gateway.send_to_client(b, b"raw\n", raw=True) == Delivery(1, 0, 0)
+    assert [clients[a].hear() for _ in range(5)] == ["to a", "to uids", '{"to":"g"}', "to some", "to all"]
+    assert [clients[b].hear() for _ in range(2)] == ["to uids", "raw"]
+    # ends
+    assert await gateway.unbind_uid(a, 7) is True
+    assert await gateway.leave_group(a, "g") is True
+    assert await gateway.ungroup(1) == 2
+    assert await gateway.get_all_group_client_id_count() == {"g": 1}
+    assert await gateway.close_client(b, "bye") is True
+    assert await gateway.destroy_client(c) is True
+    assert await gateway.destroy_client(stranger) is False
+    assert clients[b].hear() == "bye"
+    assert clients[b].is_closed()
+    await until("they are gone", lambda: equals(gateway.get_all_client_id_count(), len(clients) - 2))
+
+
+async def equals(asked: Awaitable[Any], expected: object) -> bool:
+    return bool(await asked == expected)
+
+
 def test_every_call() -> None:
-    async def play(gateway: GatewayClient, clients: dict[str, Client]) -> None:
-        a, b, c = list(clients)[:3]
-        everybody = sorted(clients)
-        stranger = "0" * 20
-        # uids
-        assert await gateway.bind_uid(a, 7) is True
-        assert await gateway.bind_uid(b, "7") is True
-        assert await gateway.bind_uid(c, 8) is True
-        assert await gateway.bind_uid(stranger, 9) is False
-        assert await gateway.bind_uid("no id", 9) is False
-        assert await gateway.bind_uid(c, 9) is True
-        assert await gateway.is_uid_online(7) is True
-        assert await gateway.is_uid_online(8) is False
-        assert await gateway.is_uids_online([7, 8]) == {"7": True, "8": False}
-        assert sorted(await gateway.get_client_id_by_uid("7")) == sorted([a, b])
-        assert await gateway.get_client_id_by_uid(8) == []
-        batch = await gateway.batch_get_client_id_by_uid([7, 8])
-        assert {uid: sorted(ids) for uid, ids in batch.items()} == {"7": sorted([a, b]), "8": []}
-        assert await gateway.get_uid_by_client_id(a) == "7"
-        assert await gateway.get_uid_by_client_id(stranger) is None
-        assert sorted(await gateway.get_all_uid_list()) == ["7", "9"]
-        assert await gateway.get_all_uid_count() == 2
-        # groups
-        for id in (a, b):
-            assert await gateway.join_group(id, "g") is True
-        assert await gateway.join_group(c, 1) is True
-        assert await gateway.join_group(a, 1) is True
-        assert await gateway.join_group(stranger, 1) is False
-        assert await gateway.get_client_id_count_by_group("g") == 2
-        assert await gateway.get_client_count_by_group("nobody") == 0
-        assert await gateway.get_client_id_count_by_group() == len(clients)
-        assert await gateway.batch_get_client_id_count_by_group(["g", 1, "x"]) == {"g": 2, "1": 2, "x": 0}
-        assert sorted(await gateway.get_client_id_list_by_group(["g", 1])) == sorted([a, b, c])
-        assert sorted(await gateway.get_uid_list_by_group([1])) == ["7", "9"]
-        assert await gateway.get_uid_count_by_group("g") == 1
-        assert sorted(await gateway.get_all_group_id_list()) == ["1", "g"]
-        uids = await gateway.get_all_group_uid_list()
-        assert {group: sorted(them) for group, them in uids.items()} == {"g": ["7"], "1": ["7", "9"]}
-        assert await gateway.get_all_group_uid_count() == {"g": 1, "1": 2}
-        members = await gateway.get_all_group_client_id_list()
-        assert {group: sorted(them) for group, them in members.items()} == {"g": sorted([a, b]), "1": sorted([a, c])}
-        assert await gateway.get_all_group_client_id_count() == {"g": 2, "1": 2}
-        # who is there
-        assert await gateway.is_online(a) is True
-        assert await gateway.is_online(stranger) is False
-        assert await gateway.get_all_client_id_count() == await gateway.get_all_client_count() == len(clients)
-        assert sorted(await gateway.get_all_client_id_list()) == everybody
-        # sessions
-        assert await gateway.set_session(a, {"x": {"p": 1}}) is True
-        assert await gateway.update_session(a, {"x": {"q": [None, 1.5]}}) is True
-        assert await gateway.update_session(stranger, {}) is False
-        assert await gateway.get_session(a) == {"x": {"p": 1, "q": [None, 1.5]}}
-        assert await gateway.get_session(b) == {"connects": 1}
-        assert await gateway.get_session(stranger) is None
-        assert sorted(await gateway.get_all_client_sessions()) == everybody
-        one = {a: {"x": {"p": 1, "q": [None, 1.5]}}, b: {"connects": 1}}
-        assert await gateway.get_client_sessions_by_group("g") == await gateway.get_all_client_sessions("g") == one
-        # messages
-        assert await gateway.send_to_client(a, "to a") == Delivery(1, 0, 0)
-        assert await gateway.send_to_client(stranger, "x") == Delivery(0, 0, 0)
-        assert await gateway.send_to_uid([7, 9], "to uids") == Delivery(3, 0, 0)
-        assert await gateway.send_to_group("g", {"to": "g"}, [b]) == Delivery(1, 0, 0)
-        assert await gateway.send_to_all("to some", [a, stranger]) == Delivery(1, 0, 0)
-        assert await gateway.send_to_all("to all", None, [b]) == Delivery(len(clients) - 1, 0, 0)
-        assert await gateway.send_to_client(b, b"raw\n", raw=True) == Delivery(1, 0, 0)
-        assert [clients[a].hear() for _ in range(5)] == ["to a", "to uids", '{"to":"g"}', "to some", "to all"]
-        assert [clients[b].hear() for _ in range(2)] == ["to uids", "raw"]
-        # ends
-        assert await gateway.unbind_uid(a, 7) is True
-        assert await gateway.leave_group(a, "g") is True
-        assert await gateway.ungroup(1) == 2
-        assert await gateway.get_all_group_client_id_count() == {"g": 1}
-        assert await gateway.close_client(b, "bye") is True
-        assert await gateway.destroy_client(c) is True
-        assert await gateway.destroy_client(stranger) is False
-        assert clients[b].hear() == "bye"
-        assert clients[b].is_closed()
-        await until("they are gone", lambda: equals(gateway.get_all_client_id_count(), len(clients) - 2))
-
-    async def equals(asked: Awaitable[Any], expected: object) -> bool:
-        return bool(await asked == expected)
-
     async def run(register: str, clients: dict[str, Client]) -> None:
         async with GatewayClient(register, "swordfish") as gateway:
-            await play(gateway, clients)
+            await every_call(gateway, clients)
 
     with cluster(gateways=2, secret="swordfish") as server, contextlib.ExitStack() as stack:
         uvloop.run(run(register_of(server), people(server, stack, 2, 4)))

@@ -92,6 +92,10 @@ class Business:
         self._serves = False
         self._enlisting: set[asyncio.Task[None]] = set()
         try:
+            phpregistry.addresses(settings.php)
+        except ConfigError as error:
+            raise options.complaint(worker, "php", str(error)) from None
+        try:
             registers = phpregistry.ours(settings.register, settings.secret, settings.php)
         except ConfigError as error:
             raise options.complaint(worker, "register", str(error)) from None

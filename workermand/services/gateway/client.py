@@ -9,10 +9,10 @@ In a worker of the same daemon it needs neither. blocking.py is for programs wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from workermand.services.gateway import registry
+from workermand.services.gateway import phpregistry
 from workermand.services.gateway.api import Api
 from workermand.services.gateway.inner import Mesh
 from workermand.services.gateway.plans import Plan
@@ -34,13 +34,17 @@ class GatewayClient(Api):
         timeout: float = 10.0,
         tls: Any = None,
         ping: float = 5.0,
+        php: Mapping[str, Any] | None = None,
     ) -> None:
         """``register``: "register://host:port", several in one or in a list; "" for that of this daemon. ``timeout``:
         seconds for connect(), and for each call. ``tls``: as of AsyncTcpConnection. ``ping``: seconds; a gateway that
-        is silent for two of them is connected to anew. Raises ConfigError."""
-        self._servers = registry.servers(register, secret)
+        is silent for two of them is connected to anew. ``php``: {"secret_key": ..., "register": "text://host:port"} as
+        a business worker has it, for gateways in PHP. Raises ConfigError."""
+        joins = phpregistry.settings(php)
+        self._servers = phpregistry.ours(register, secret, joins)
+        self._named = [*(server.address for server in self._servers), *phpregistry.addresses(joins)]
         self._timeout = timeout
-        self._options = {"tls": tls, "ping": ping, "timeout": timeout}
+        self._options: dict[str, Any] = {"tls": tls, "ping": ping, "timeout": timeout, "php": joins}
         self._mesh: Mesh | None = None
 
     async def connect(self) -> None:
@@ -54,7 +58,7 @@ class GatewayClient(Api):
                 raise
             if not is_ready:
                 await self.close()
-                where = ", ".join(str(server.address) for server in self._servers)
+                where = ", ".join(map(str, self._named))
                 raise Unreachable(f"no register at {where} within {self._timeout:g} s")
 
     async def close(self) -> None:

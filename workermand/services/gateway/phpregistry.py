@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 import msgspec
 
@@ -41,8 +41,20 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Registers in PHP, "text://10.0.0.9:1236"; those of ours tell what they know of gateways in PHP by themselves."""
 
 
-def addresses(settings: Settings) -> list[Address]:
+def settings(given: Mapping[str, Any] | None) -> Settings | None:
+    """Raises ConfigError."""
+    try:
+        return None if given is None else msgspec.convert(given, Settings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            "php", str(error), 'as in {"secret_key": "...", "register": "text://10.0.0.9:1236"}'
+        ) from None
+
+
+def addresses(settings: Settings | None) -> list[Address]:
     """Of its Registers. Raises ConfigError."""
+    if settings is None:
+        return []
     urls = [settings.register] if isinstance(settings.register, str) else settings.register
     found = [one for url in urls if url for one in address.parse(url, SCHEME, PORT)]
     if any(one.path for one in found):
@@ -57,7 +69,7 @@ def ours(register: str | Iterable[str], secret: str, php: Settings | None) -> li
     try:
         return registry.servers(register, secret)
     except (ConfigError, RuntimeError):
-        if php is not None and addresses(php) and register in ("", []):
+        if addresses(php) and register in ("", []):
             return []
         raise
 
