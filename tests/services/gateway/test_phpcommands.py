@@ -63,6 +63,13 @@ CASES: list[tuple[str, list[Any], bytes, list[bytes], Any]] = [
         (2, 0),
     ),
     (
+        "post_to_uids",
+        [["7", "8"], "x", True],
+        pack(25, b"", b'{"fields":["uid"],"where":{"uid":["7","8"]}}') + pack(14, b"x", b'["7","8"]', 0, RAW),
+        [b'a:1:{i:1;a:1:{s:3:"uid";s:1:"7";}}'],
+        (1, 0, ["7"]),
+    ),
+    (
         "send_to_groups",
         [["g"], [], "x", False],
         pack(24, b"", b"g") + pack(22, b"x", b'{"group":["g"],"exclude":null}'),
