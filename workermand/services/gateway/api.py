@@ -48,7 +48,7 @@ class Api:
         return self.run(plans.send_to_client(client_id, message, raw))
 
     def send_to_uid(self, uid: Keys, message: Message, raw: bool = False) -> Later[Delivery]:
-        """To all clients with this uid, or with one of these."""
+        """To all clients with this uid, or with one of these. What nobody takes goes to the outbox, if there is one."""
         return self.run(plans.send_to_uid(uid, message, raw))
 
     def send_to_group(

@@ -174,7 +174,7 @@ class BlockingGatewayClient:
         return self._run(plans.send_to_client(client_id, message, raw))
 
     def send_to_uid(self, uid: Keys, message: Message, raw: bool = False) -> Delivery:
-        """To all clients with this uid, or with one of these."""
+        """To all clients with this uid, or with one of these. What nobody takes goes to the outbox, if there is one."""
         return self._run(plans.send_to_uid(uid, message, raw))
 
     def send_to_group(

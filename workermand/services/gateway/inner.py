@@ -165,15 +165,16 @@ class Mesh:
         self._by_prefix: dict[str, list[Gate]] = {}
         self._endings: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._outboxes = Outboxes()
-        self._poster = Poster(self._outboxes)
+        outboxes = Outboxes()
+        self._outboxes = outboxes.ways
+        self._poster = Poster(outboxes)
         self._php = php
         self._passed_over = False
         self._registries: list[Registry | PhpRegistry] = []
         if php is not None and (named := phpregistry.addresses(php)):
             self._registries.append(PhpRegistry(named, php.secret_key, on_places=self._update))
         if registers or not self._registries:
-            ours = Registry(registers, on_places=self._update, outboxes=self._outboxes, tls=tls, ping=ping)
+            ours = Registry(registers, on_places=self._update, outboxes=outboxes, tls=tls, ping=ping)
             self._registries.append(ours)
 
     async def ready(self, patience: float) -> bool:
@@ -256,7 +257,7 @@ class Mesh:
 
     def run(self, plan: Plan[T]) -> Later[T]:
         """Sends what there is to send before it returns."""
-        if plan.keeps and self._outboxes.ways:
+        if self._outboxes and plan.keeps:
             return self._poster.post(plan, self.run)
         calls = self._calls(plan)
         if len(calls) == 1:

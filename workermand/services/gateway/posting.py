@@ -50,7 +50,7 @@ class Outboxes:
 
     def __init__(self) -> None:
         self.ways: list[Way] = []
-        """The first that is up and answers gets a letter."""
+        """The first that is up and answers gets a letter. The list stays the same one."""
         self.on_back: Callable[[Way], object] = lambda way: None
         """One is there, or is back."""
         self.on_kept: Callable[[str], object] = lambda uid: None
