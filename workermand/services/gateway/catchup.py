@@ -37,15 +37,17 @@ PAGE: Final = 1000
 class Behind:
     """A uid that is being caught up, and what waits for the end of that."""
 
-    __slots__ = ("bytes", "is_stuck", "messages", "task", "woken")
+    __slots__ = ("bytes", "is_stuck", "messages", "more", "room", "task")
 
     def __init__(self) -> None:
         self.messages: deque[tuple[str | bytes, bool]] = deque()
         self.bytes = 0
         self.is_stuck = False
         """Its clients had no room: what is sent goes to the outbox, until all that is there has been taken."""
-        self.woken = asyncio.Event()
-        """There may be more letters, or more room."""
+        self.more = asyncio.Event()
+        """There may be letters,"""
+        self.room = asyncio.Event()
+        """or room for them."""
         self.task: asyncio.Task[None] | None = None
 
 
@@ -123,7 +125,7 @@ class CatchUp:
     def look(self, uid: str) -> None:
         """Somebody here has it now, or there may be letters for it."""
         if (behind := self._behind.get(uid)) is not None:
-            behind.woken.set()
+            behind.more.set()
         elif self._outboxes.ways and uid in self._table.uids:
             behind = self._behind[uid] = Behind()
             behind.task = self._loop.create_task(self._catch_up(uid, behind))
@@ -131,7 +133,8 @@ class CatchUp:
     def wake(self, uid: str) -> None:
         """A client of it has room, or has gone."""
         if (behind := self._behind.get(uid)) is not None:
-            behind.woken.set()
+            behind.room.set()
+            behind.more.set()
 
     def look_at_all(self, way: Way) -> None:
         """This outbox is back."""
@@ -164,15 +167,15 @@ class CatchUp:
     async def _catch_up(self, uid: str, behind: Behind) -> None:
         try:
             while uid in self._table.uids:
-                behind.woken.clear()
+                behind.more.clear()
                 letters = await self._outboxes.take(uid)
                 if letters:
                     await self._deliver(uid, behind, letters)
                     continue
                 behind.is_stuck = False
                 if (rest := self._missed.get(uid, -math.inf) + GRACE - self._loop.time()) > 0:
-                    await _wait(behind.woken, rest)
-                elif not behind.woken.is_set():
+                    await _wait(behind.more, rest)
+                elif not behind.more.is_set():
                     break
         except ServiceError as error:  # they come again, at the latest when the uid is bound the next time
             logger.warning("outbox: letters for %s: %s", uid, error)
@@ -185,17 +188,22 @@ class CatchUp:
         up."""
         taken = 0
         for (_number, _at, message, raw), _way in letters:
-            clients = [client for client in self._table.uids.get(uid, {}).values() if _has_room(client)]
-            if not clients:
+            if not (clients := self._roomy(uid)):
                 break
             self.delivered += self._commands.send(clients, message, raw)[0] > 0
             taken += 1
         if taken:
             await self._outboxes.acknowledge(letters[:taken])
         behind.is_stuck = taken < len(letters)
-        if behind.is_stuck and uid in self._table.uids:
+        if behind.is_stuck:
             self._spill(uid, behind)
-            await _wait(behind.woken, RETRY)
+        while behind.is_stuck and uid in self._table.uids and not self._roomy(uid):
+            behind.room.clear()
+            await _wait(behind.room, RETRY)
+
+    def _roomy(self, uid: str) -> list[Client]:
+        """Its clients that have room."""
+        return [client for client in self._table.uids.get(uid, {}).values() if _has_room(client)]
 
     def _release(self, uid: str, behind: Behind) -> None:
         """What has waited goes out, or if nobody is there any more, to the outbox."""

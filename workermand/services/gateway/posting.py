@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 PATIENCE: Final = 5.0
 """Seconds that an outbox has to hand out letters, and to get the last ones at the end."""
+AT_ONCE: Final = 16
+"""Uids for which letters are taken at a time: an outbox's answers fit into its send buffer."""
 TAKEN: Final = tuple[list[Letter], bool]
 
 
@@ -56,6 +58,7 @@ class Outboxes:
         self.on_kept: Callable[[str], object] = lambda uid: None
         """One has new letters for this uid: gateways are told."""
         self._pending: set[Later[int]] = set()
+        self._taking = asyncio.Semaphore(AT_ONCE)
 
     def add(self, way: Way, order: Sequence[Way]) -> None:
         """It says that it keeps one. ``order``: of all that may."""
@@ -96,11 +99,13 @@ class Outboxes:
     async def take(self, uid: str) -> list[Taken]:
         """The first letters of a uid, of all outboxes that answer, in the order of their time; none: there are no
         more."""
-        ways = [way for way in self.ways if way.up]
-        asked = [way.request(messages.TAKE, uid, timeout=PATIENCE) for way in ways]
+        async with self._taking:
+            ways = [way for way in self.ways if way.up]
+            asked = [way.request(messages.TAKE, uid, timeout=PATIENCE) for way in ways]
+            answers = await asyncio.gather(*asked, return_exceptions=True)
         found: list[Taken] = []
         ends: list[float] = []
-        for way, answer in zip(ways, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+        for way, answer in zip(ways, answers, strict=True):
             try:
                 letters, is_all = msgspec.convert(_result(answer), TAKEN)
             except (ServiceError, msgspec.ValidationError) as error:

@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 DEFAULT: Final = "frame://127.0.0.1:1236"
 MISSED: Final = 2.5
 """Pings: a gateway that is silent for so long is gone."""
+LETTERS: Final = 64 * 1024 * 1024
+"""Bytes that may be unsent to a gateway that takes letters (posting.AT_ONCE answers, of PAGE_BYTES or one letter)."""
 SWEEP: Final = 0.25
 """Seconds between two looks."""
 
@@ -161,6 +163,8 @@ class Service:
             if former.uri == place.uri != "":
                 del self._gateways[other]
         self._gateways[connection] = (place, ping)
+        if self._outbox is not None:
+            connection.max_send_buffer_size = LETTERS
         self._tell()
 
     @property
