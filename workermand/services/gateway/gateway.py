@@ -323,7 +323,6 @@ class Service:
             "business workers": len(router.mates),
             "messages sent": commands.delivered,
             "messages dropped": commands.dropped,
-            "letters delivered": self.catchup.delivered,
             "events lost": router.lost + router.dropped,
             "events redelivered": router.redelivered,
         }

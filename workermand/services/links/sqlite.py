@@ -7,12 +7,9 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from workermand import LoadError
-
-LOCK: Final = 5.0
-"""Seconds that another process may still have the file."""
 
 
 class Kind(NamedTuple):
@@ -30,9 +27,9 @@ class Kind(NamedTuple):
     """What it begins with when the file is moved away: "empty queues"."""
 
 
-def connect(path: str, kind: Kind, lock: float = LOCK) -> sqlite3.Connection:
-    """In autocommit, for one thread at a time; what is committed is safe (synchronous=FULL). ``lock``: seconds. Raises
-    LoadError, sqlite3.Error and OSError being put in words()."""
+def connect(path: str, kind: Kind, lock: float = 5.0) -> sqlite3.Connection:
+    """In autocommit, for one thread at a time; what is committed is safe (synchronous=FULL). ``lock``: seconds that
+    another process may still have it. Raises LoadError, with words()."""
     db = None
     try:
         db = sqlite3.connect(path, timeout=lock, isolation_level=None, check_same_thread=False, cached_statements=64)
