@@ -82,8 +82,8 @@ def test_one_address_is_one_gateway() -> None:
         both = Mesh(servers)
         await both.ready(10)
         await until("both are listed", lambda: gates(both, 2))
-        assert await both.run(plans.send_to_all("once", None, (), raw=False)) == (1, 0, 1)
-        assert await mesh.run(plans.send_to_all("and again", None, (), raw=False)) == (1, 0, 0)
+        assert await both.run(plans.send_to_all("once", None, (), raw=False)) == Delivery(1, 0, 1)
+        assert await mesh.run(plans.send_to_all("and again", None, (), raw=False)) == Delivery(1, 0, 0)
         assert [await asyncio.to_thread(client.hear) for _ in range(2)] == ["once", "and again"]
         # It announces itself to that Register as well, and is alone at its address.
         again = Registry(servers[1:], announce=place)
