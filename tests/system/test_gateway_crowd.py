@@ -313,6 +313,7 @@ def many_files(number: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.real
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_ten_thousand_come_and_go(full: bool) -> None:
