@@ -40,7 +40,7 @@ CHANGES = 10
 """in which so many clients do something else, and a group and a uid are told something."""
 SLACK = 100
 """Objects that a process may have more than before; if each client left one, it would be thousands."""
-GROWTH = 1.05
+GROWTH = 1.1
 """Of a process's memory, from the second third of the time to the last, and another MiB."""
 ALL = {"gateway": {"hooks": "tests.system.inventory"}, "worker": {"timeout": 60.0}}
 Census = dict[str, dict[str, set[str]]]
