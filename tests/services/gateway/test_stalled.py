@@ -86,4 +86,4 @@ def test_business_goes_on() -> None:
             asking.say("call send_to_all 'for all'")
             for client in here.values():
                 assert client.hear() == "for all"
-            assert asking.hear() == f"Delivery(delivered={len(here)}, dropped=0, lost=1)"
+            assert asking.hear() == f"Delivery(delivered={len(here)}, dropped=0, lost=1, kept=0)"
