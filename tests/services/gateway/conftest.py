@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import secrets
 import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.services.servers import Server, nats_server
 from workermand.testing import RunningServer, running_server
 
 EVENTS = "tests.services.gateway.events"
@@ -54,28 +58,33 @@ def cluster(
     worker: dict[str, Any] | None = None,
     register: dict[str, Any] | None = None,
     more: str = "",
+    bus: str = "",
 ) -> Iterator[RunningServer]:
     """Register, gateways and business workers in one daemon. ``gateway``, ``worker`` and ``register``
-    are further options of the three kinds; ``more`` is further TOML."""
+    are further options of the three kinds; ``more`` is further TOML. With ``bus`` there is no Register."""
     with ports(gateways) as first:
-        text = f"""
+        introduction = f"""
 [worker.register]
 listen = "frame://127.0.0.1:0"
 handler = "workermand.services.gateway.register"
 reloadable = false
 options = {toml({"secret": secret, **(register or {})})}
+"""
+        place = {"bus": bus} if bus else {"start_port": first}
+        text = f"""
+{"" if bus else introduction}
 
 [worker.gateway]
 listen = "{listen}"
 handler = "workermand.services.gateway.gateway"
 count = {gateways}
 reloadable = false
-options = {toml({"start_port": first, **(gateway or {})})}
+options = {toml({**place, **(gateway or {})})}
 
 [worker.business]
 handler = "workermand.services.gateway.business"
 count = {business}
-options = {toml({"events": events, **(worker or {})})}
+options = {toml({"events": events, **({"bus": bus} if bus else {}), **(worker or {})})}
 
 {more}
 """
@@ -86,6 +95,35 @@ options = {toml({"events": events, **(worker or {})})}
 def register_of(server: RunningServer) -> str:
     address = server.addresses["register"][0]
     return f"register://{address[0]}:{address[1]}"
+
+
+class Transport:
+    """What the inner links go over: a Register introduces them, or a bus carries them."""
+
+    def __init__(self, nats: Server | None) -> None:
+        self.nats = nats
+        self.bus = f"{nats.url}/{secrets.token_hex(4)}" if nats is not None else ""
+        """With a name of this test's own."""
+
+    def cluster(self, secret: str = "", **options: Any) -> contextlib.AbstractContextManager[RunningServer]:
+        """As cluster() has it. A bus has no secret."""
+        return cluster(bus=self.bus, **options) if self.bus else cluster(secret=secret, **options)
+
+    def to(self, server: RunningServer, secret: str = "") -> dict[str, Any]:
+        """What a client is to be told."""
+        return {"bus": self.bus} if self.bus else {"register": register_of(server), "secret": secret}
+
+
+@pytest.fixture(scope="session")
+def nats() -> Iterator[Server]:
+    with nats_server("--no_advertise") as server:
+        yield server
+
+
+@pytest.fixture(params=["links", "bus"])
+def transport(request: pytest.FixtureRequest) -> Transport:
+    """The same over both."""
+    return Transport(request.getfixturevalue("nats") if request.param == "bus" else None)
 
 
 class Client:

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from tests.conftest import wait_until
-from tests.services.gateway.conftest import cluster, register_of
+from tests.services.gateway.conftest import Transport, cluster, register_of
 from tests.services.gateway.test_client import people
 from workermand.services.gateway import BlockingGatewayClient, Delivery
 from workermand.services.gateway.api import Api
@@ -25,12 +25,12 @@ def test_it_has_what_the_other_has() -> None:
             assert ours.parameters == inspect.signature(method).parameters
 
 
-def test_calls_on_two_gateways() -> None:
-    with cluster(gateways=2, secret="swordfish") as server, contextlib.ExitStack() as stack:
+def test_calls_on_two_gateways(transport: Transport) -> None:
+    with transport.cluster(gateways=2, secret="swordfish") as server, contextlib.ExitStack() as stack:
         clients = people(server, stack, 2, 4)
         a, b, c = list(clients)[:3]
         everybody = sorted(clients)
-        gateway = stack.enter_context(BlockingGatewayClient(register_of(server), "swordfish"))
+        gateway = stack.enter_context(BlockingGatewayClient(**transport.to(server, "swordfish")))
         assert gateway.get_all_client_id_count() == len(clients)
         assert sorted(gateway.get_all_client_id_list()) == everybody
         assert gateway.bind_uid(a, 7) is True
@@ -56,10 +56,10 @@ def test_calls_on_two_gateways() -> None:
             gateway.bind_uid(a, None)  # type: ignore[arg-type]
 
 
-def test_any_thread_may_call() -> None:
-    with cluster() as server, contextlib.ExitStack() as stack:
+def test_any_thread_may_call(transport: Transport) -> None:
+    with transport.cluster() as server, contextlib.ExitStack() as stack:
         clients = people(server, stack, 1, 2)
-        gateway = stack.enter_context(BlockingGatewayClient(register_of(server)))
+        gateway = stack.enter_context(BlockingGatewayClient(**transport.to(server)))
         counts: list[int] = []
         threads = [threading.Thread(target=lambda: counts.append(gateway.get_all_client_id_count())) for _ in range(10)]
         for thread in threads:
@@ -69,10 +69,10 @@ def test_any_thread_may_call() -> None:
         assert counts == [len(clients)] * 10
 
 
-def test_a_gateway_that_is_killed_comes_back() -> None:
-    with cluster() as server, contextlib.ExitStack() as stack:
+def test_a_gateway_that_is_killed_comes_back(transport: Transport) -> None:
+    with transport.cluster() as server, contextlib.ExitStack() as stack:
         people(server, stack, 1, 1)
-        gateway = stack.enter_context(BlockingGatewayClient(register_of(server)))
+        gateway = stack.enter_context(BlockingGatewayClient(**transport.to(server)))
         assert gateway.get_all_client_id_count() == 1
         (pid,) = [one["pid"] for one in server.status()["processes"] if one["worker"] == "gateway"]
         os.kill(pid, signal.SIGKILL)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.services.gateway.conftest import Client, cluster
+from tests.services.gateway.conftest import Client, Transport, cluster
 from workermand.testing import ServerFailed
 
 HOOKS = """
@@ -27,8 +27,8 @@ async def on_worker_stop(worker):
 """
 
 
-def test_hooks_may_ask_the_cluster_and_new_code_comes_without_one_connection_less() -> None:
-    with cluster(events="ours", files={"ours.py": HOOKS}) as server, Client(server) as client:
+def test_hooks_may_ask_the_cluster_and_new_code_comes_without_one_connection_less(transport: Transport) -> None:
+    with transport.cluster(events="ours", files={"ours.py": HOOKS}) as server, Client(server) as client:
         server.wait_for("starts with 0")
         assert client.ask("hello") == "first hello"
         (server.directory / "ours.py").write_text(HOOKS.replace("first", "second"))
@@ -39,15 +39,15 @@ def test_hooks_may_ask_the_cluster_and_new_code_comes_without_one_connection_les
         assert client.ask("hello") == "second hello"
 
 
-def test_new_code_that_is_broken_changes_nothing() -> None:
-    with cluster(events="ours", files={"ours.py": HOOKS}) as server, Client(server) as client:
+def test_new_code_that_is_broken_changes_nothing(transport: Transport) -> None:
+    with transport.cluster(events="ours", files={"ours.py": HOOKS}) as server, Client(server) as client:
         (server.directory / "ours.py").write_text("import nothing_of_the_kind\n")
         with pytest.raises(ServerFailed):
             server.reload()
         assert client.ask("hello") == "first hello"
 
 
-def test_sync_callbacks_and_what_belongs_to_an_event() -> None:
+def test_sync_callbacks_and_what_belongs_to_an_event(transport: Transport) -> None:
     source = """
 import asyncio
 from workermand.services.gateway import Gateway
@@ -71,7 +71,7 @@ async def later(client_id):
         assert "the event has ended" in str(error)
         Gateway.send_to_client(client_id, repr(await Gateway.get_session(client_id)))
 """
-    with cluster(events="ours", files={"ours.py": source}) as server, Client(server) as client:
+    with transport.cluster(events="ours", files={"ours.py": source}) as server, Client(server) as client:
         assert client.ask("a") == "{'list': ['a'], 'last': 'a'}"
         assert client.ask("b") == "{'list': ['a', 'b'], 'last': 'b'}"
 
@@ -110,7 +110,7 @@ def test_options_that_cannot_be(options: dict[str, Any], words: str) -> None:
         pass
 
 
-def test_outside_of_one() -> None:
+def test_outside_of_one(transport: Transport) -> None:
     source = """
 from workermand.services.gateway import Gateway
 from workermand import Timer
@@ -123,5 +123,5 @@ def on_worker_start(worker):
 
 def on_message(client_id, message): ...
 """
-    with cluster(events="ours", files={"ours.py": source}) as server:
+    with transport.cluster(events="ours", files={"ours.py": source}) as server:
         server.wait_for("said: Gateway: there is a current client only within")

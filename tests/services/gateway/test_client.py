@@ -14,7 +14,7 @@ import pytest
 import uvloop
 
 from tests.conftest import PATIENCE
-from tests.services.gateway.conftest import Client, cluster, register_of
+from tests.services.gateway.conftest import Client, Transport, cluster, register_of
 from workermand import ConfigError
 from workermand.services.gateway import Delivery, GatewayClient, ids
 from workermand.services.links.errors import Unauthorized, Unreachable
@@ -124,20 +124,20 @@ async def equals(asked: Awaitable[Any], expected: object) -> bool:
     return bool(await asked == expected)
 
 
-def test_every_call() -> None:
-    async def run(register: str, clients: dict[str, Client]) -> None:
-        async with GatewayClient(register, "swordfish") as gateway:
+def test_every_call(transport: Transport) -> None:
+    async def run(to: dict[str, Any], clients: dict[str, Client]) -> None:
+        async with GatewayClient(**to) as gateway:
             await every_call(gateway, clients)
 
-    with cluster(gateways=2, secret="swordfish") as server, contextlib.ExitStack() as stack:
-        uvloop.run(run(register_of(server), people(server, stack, 2, 4)))
+    with transport.cluster(gateways=2, secret="swordfish") as server, contextlib.ExitStack() as stack:
+        uvloop.run(run(transport.to(server, "swordfish"), people(server, stack, 2, 4)))
 
 
-def test_what_is_called_first_is_done_first() -> None:
+def test_what_is_called_first_is_done_first(transport: Transport) -> None:
     """Nobody has to wait for anything but the last."""
 
-    async def play(register: str, id: str) -> None:
-        async with GatewayClient(register) as gateway:
+    async def play(to: dict[str, Any], id: str) -> None:
+        async with GatewayClient(**to) as gateway:
             for number in range(500):
                 gateway.send_to_client(id, str(number))
                 gateway.update_session(id, {"number": number})
@@ -146,14 +146,14 @@ def test_what_is_called_first_is_done_first() -> None:
             assert await gateway.get_session(id) == {"connects": 1, "number": 499}
             assert await gateway.get_all_group_id_list() == ["499"]
 
-    with cluster() as server, Client(server) as client:
-        uvloop.run(play(register_of(server), client.hear().removeprefix("id ")))
+    with transport.cluster() as server, Client(server) as client:
+        uvloop.run(play(transport.to(server), client.hear().removeprefix("id ")))
         assert [client.hear() for _ in range(500)] == [str(number) for number in range(500)]
 
 
-def test_wrong_arguments_are_errors_at_once() -> None:
-    async def play(register: str) -> None:
-        async with GatewayClient(register) as gateway:
+def test_wrong_arguments_are_errors_at_once(transport: Transport) -> None:
+    async def play(to: dict[str, Any]) -> None:
+        async with GatewayClient(**to) as gateway:
             with pytest.raises(TypeError, match="a group is str or int, not NoneType"):
                 gateway.join_group("0" * 20, None)  # type: ignore[arg-type]
             with pytest.raises(ValueError, match="an empty uid"):
@@ -163,15 +163,15 @@ def test_wrong_arguments_are_errors_at_once() -> None:
         with pytest.raises(RuntimeError, match=r"await connect\(\) first"):
             gateway.is_online("x")
 
-    with cluster() as server:
-        uvloop.run(play(register_of(server)))
+    with transport.cluster() as server:
+        uvloop.run(play(transport.to(server)))
 
 
-def test_a_slow_client_is_no_ones_trouble() -> None:
+def test_a_slow_client_is_no_ones_trouble(transport: Transport) -> None:
     """What does not fit into its buffer is dropped, and who has sent it learns how often."""
 
-    async def play(register: str, slow: str, quick: Client) -> None:
-        async with GatewayClient(register) as gateway:
+    async def play(to: dict[str, Any], slow: str, quick: Client) -> None:
+        async with GatewayClient(**to) as gateway:
             total = Delivery(0, 0, 0)
             while not total.dropped:
                 sent = await gateway.send_to_all("x" * 60_000)
@@ -179,15 +179,19 @@ def test_a_slow_client_is_no_ones_trouble() -> None:
                 assert len(quick.hear()) == 60_000
             assert await gateway.is_online(slow) is True
 
-    with cluster(gateway={"send_to_client_buffer": 100_000}) as server, Client(server) as slow, Client(server) as quick:
+    with (
+        transport.cluster(gateway={"send_to_client_buffer": 100_000}) as server,
+        Client(server) as slow,
+        Client(server) as quick,
+    ):
         id = slow.hear().removeprefix("id ")
         quick.hear()
-        uvloop.run(play(register_of(server), id, quick))
+        uvloop.run(play(transport.to(server), id, quick))
 
 
-def test_a_gateway_that_is_killed_comes_back() -> None:
+def test_a_gateway_that_is_killed_comes_back(transport: Transport) -> None:
     async def play(server: RunningServer) -> None:
-        async with GatewayClient(register_of(server), timeout=30) as gateway:
+        async with GatewayClient(**transport.to(server), timeout=30) as gateway:
             with Client(server) as client:
                 id = client.hear().removeprefix("id ")
                 assert await gateway.bind_uid(id, 7)
@@ -203,7 +207,7 @@ def test_a_gateway_that_is_killed_comes_back() -> None:
                 await until("its uid too", lambda: gateway.send_to_uid(7, "again"))
                 assert client.hear() == "again"
 
-    with cluster() as server:
+    with transport.cluster() as server:
         uvloop.run(play(server))
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.certs import Authority
 from tests.conftest import wait_until
-from tests.services.gateway.conftest import EVENTS, Client, cluster, ports, toml
+from tests.services.gateway.conftest import EVENTS, Client, Transport, cluster, ports, toml
 from workermand.services.gateway import BlockingGatewayClient
 from workermand.services.gateway.plans import Delivery
 from workermand.testing import RunningServer, ServerFailed, running_server
@@ -37,8 +37,8 @@ def pids(server: RunningServer, worker: str) -> list[int]:
     return [process["pid"] for process in server.status()["processes"] if process["worker"] == worker]
 
 
-def test_events_and_sessions() -> None:
-    with cluster() as server, Client(server) as client, Client(server) as watcher:
+def test_events_and_sessions(transport: Transport) -> None:
+    with transport.cluster() as server, Client(server) as client, Client(server) as watcher:
         id, other = id_of(client), id_of(watcher)
         assert len(id) == 20
         assert id != other
@@ -54,17 +54,17 @@ def test_events_and_sessions() -> None:
         assert call(watcher, "get_session", id) is None
 
 
-def test_every_event_sees_what_the_one_before_has_left() -> None:
+def test_every_event_sees_what_the_one_before_has_left(transport: Transport) -> None:
     """Sent in one piece, while the first ones take their time."""
-    with cluster() as server, Client(server) as client:
+    with transport.cluster() as server, Client(server) as client:
         id_of(client)
         client.sock.sendall(b"count 0.05\n" + b"count 0\n" * 50 + b"count\n" * 50)
         assert [int(client.hear().split()[0]) for _ in range(101)] == list(range(1, 102))
         assert literal_eval(client.ask("session"))["count"] == 101
 
 
-def test_an_exception_ends_its_event_and_nothing_else() -> None:
-    with cluster() as server, Client(server) as client:
+def test_an_exception_ends_its_event_and_nothing_else(transport: Transport) -> None:
+    with transport.cluster() as server, Client(server) as client:
         id_of(client)
         client.say("raise of ours")
         assert client.ask("hello") == "HELLO"
@@ -72,8 +72,8 @@ def test_an_exception_ends_its_event_and_nothing_else() -> None:
         server.wait_for("exception in on_message.*\n(.*\n)*ValueError: of ours")
 
 
-def test_clients_of_several_gateways_find_each_other() -> None:
-    with cluster(gateways=2, business=2) as server, contextlib.ExitStack() as stack:
+def test_clients_of_several_gateways_find_each_other(transport: Transport) -> None:
+    with transport.cluster(gateways=2, business=2) as server, contextlib.ExitStack() as stack:
         clients: list[Client] = []
         tags: set[str] = set()
         ids: list[str] = []
@@ -105,9 +105,9 @@ def test_clients_of_several_gateways_find_each_other() -> None:
         assert clients[1].is_closed()
 
 
-def test_a_uid_that_moves_is_found_where_it_is() -> None:
+def test_a_uid_that_moves_is_found_where_it_is(transport: Transport) -> None:
     """Once its gateways are known, only those are asked, and news of others come in time."""
-    with cluster(gateways=2) as server, contextlib.ExitStack() as stack:
+    with transport.cluster(gateways=2) as server, contextlib.ExitStack() as stack:
         by_tag: dict[str, tuple[Client, str]] = {}
         while len(by_tag) < 2:
             client = stack.enter_context(Client(server))
@@ -124,9 +124,9 @@ def test_a_uid_that_moves_is_found_where_it_is() -> None:
                 call(caller, "unbind_uid", id)
 
 
-def test_the_order_is_kept_while_business_workers_are_reloaded() -> None:
+def test_the_order_is_kept_while_business_workers_are_reloaded(transport: Transport) -> None:
     """Not one message is lost, doubled or overtaken, and the session is that of the one before."""
-    with cluster(business=2) as server, Client(server) as client:
+    with transport.cluster(business=2) as server, Client(server) as client:
         id_of(client)
         sent = 0
         seen: list[str] = []
@@ -144,8 +144,8 @@ def test_the_order_is_kept_while_business_workers_are_reloaded() -> None:
         assert len(workers) > 1
 
 
-def test_a_business_worker_that_dies_loses_what_it_had() -> None:
-    with cluster(business=2) as server, Client(server) as client:
+def test_a_business_worker_that_dies_loses_what_it_had(transport: Transport) -> None:
+    with transport.cluster(business=2) as server, Client(server) as client:
         id_of(client)
         assert client.ask("count").startswith("1 ")
         pid = int(client.ask("pid"))
@@ -158,8 +158,8 @@ def test_a_business_worker_that_dies_loses_what_it_had() -> None:
         assert int(other) != pid
 
 
-def test_what_a_business_worker_had_when_it_died_goes_to_the_next() -> None:
-    with cluster(business=2, gateway={"redeliver": True}) as server, Client(server) as client:
+def test_what_a_business_worker_had_when_it_died_goes_to_the_next(transport: Transport) -> None:
+    with transport.cluster(business=2, gateway={"redeliver": True}) as server, Client(server) as client:
         id_of(client)
         pid = int(client.ask("pid"))
         client.sock.sendall(b"count 0.3\n" * 3)
@@ -170,8 +170,8 @@ def test_what_a_business_worker_had_when_it_died_goes_to_the_next() -> None:
         assert str(pid) not in {other for _number, other in heard}
 
 
-def test_clients_wait_for_a_business_worker() -> None:
-    with cluster(gateway={"hold": 60.0}) as server, Client(server) as client:
+def test_clients_wait_for_a_business_worker(transport: Transport) -> None:
+    with transport.cluster(gateway={"hold": 60.0}) as server, Client(server) as client:
         id_of(client)
         (pid,) = pids(server, "business")
         os.kill(pid, signal.SIGKILL)
@@ -182,8 +182,8 @@ def test_clients_wait_for_a_business_worker() -> None:
             assert newcomer.ask("session") == "{'connects': 1}"
 
 
-def test_websockets_text_and_binary() -> None:
-    with cluster(listen="websocket://127.0.0.1:0") as server:
+def test_websockets_text_and_binary(transport: Transport) -> None:
+    with transport.cluster(listen="websocket://127.0.0.1:0") as server:
         with contextlib.closing(server.connect("gateway")) as sock:
             handshake(sock, "/chat?room_id=7", "Cookie: a=b")
             assert read_frame(sock)[1].startswith(b"id ")
@@ -218,9 +218,9 @@ def read_frame(sock: socket.socket) -> tuple[int, bytes]:
         return first & 0xF, b"".join(file.read(1) for _ in range(size))
 
 
-def test_the_heartbeat_ends_the_silent() -> None:
+def test_the_heartbeat_ends_the_silent(transport: Transport) -> None:
     options = {"ping_interval": 0.2, "ping_not_response_limit": 2, "ping_data": "ping"}
-    with cluster(gateway=options) as server, Client(server) as client:
+    with transport.cluster(gateway=options) as server, Client(server) as client:
         id_of(client)
         heard = []
         with contextlib.suppress(AssertionError):
@@ -230,9 +230,9 @@ def test_the_heartbeat_ends_the_silent() -> None:
         assert set(heard) == {"ping"}
 
 
-def test_who_answers_lives() -> None:
+def test_who_answers_lives(transport: Transport) -> None:
     options = {"ping_interval": 0.1, "ping_not_response_limit": 1, "ping_data": "ping"}
-    with cluster(gateway=options) as server, Client(server) as client:
+    with transport.cluster(gateway=options) as server, Client(server) as client:
         id_of(client)
         for _ in range(10):
             while client.hear() != "ping":
@@ -258,9 +258,9 @@ def test_options_that_cannot_be(options: dict[str, Any], words: str) -> None:
         pass
 
 
-def test_a_router_of_ones_own() -> None:
+def test_a_router_of_ones_own(transport: Transport) -> None:
     source = "def choose(mates, stream, kind, body):\n    return max(mates, key=lambda mate: mate.key)\n"
-    with cluster(business=2, gateway={"router": "ours:choose"}, files={"ours.py": source}) as server:
+    with transport.cluster(business=2, gateway={"router": "ours:choose"}, files={"ours.py": source}) as server:
         with Client(server) as one, Client(server) as two:
             id_of(one), id_of(two)
             assert len({one.ask("pid") for _ in range(3)} | {two.ask("pid") for _ in range(3)}) == 1

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeVar
 
-from workermand.services.gateway import ids, messages, plans, registry
+from workermand.services.gateway import ids, messages, plans, registry, transport
 from workermand.services.gateway.api import Session
 from workermand.services.gateway.commands import CHANGE_SESSIONS
 from workermand.services.gateway.inner import address_of
@@ -42,12 +42,15 @@ class BlockingGatewayClient:
         register: str | Iterable[str] = "",
         secret: str = "",
         *,
+        bus: str = "",
         timeout: float = 10.0,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """As GatewayClient has it. Nothing is connected before the first call. Raises ConfigError."""
-        servers = registry.servers(register, secret)
-        self._secret = servers[0].secret
+        transport.refuse_beside(bus, register, secret, tls)
+        self._bus = transport.thread(bus, timeout) if bus else None
+        servers = [] if bus else registry.servers(register, secret)
+        self._secret = servers[0].secret if servers else ""
         self._timeout = timeout
         self._tls = tls
         self._registers = [
@@ -61,6 +64,8 @@ class BlockingGatewayClient:
         self._lock = threading.RLock()
 
     def close(self) -> None:
+        if self._bus is not None:
+            self._bus.close()
         with self._lock:
             for link in [*self._registers, *self._gates.values()]:
                 link.close()
@@ -76,6 +81,9 @@ class BlockingGatewayClient:
     # ------------------------------------------------------------------ plans
 
     def _run(self, plan: Plan[T]) -> T:
+        if self._bus is not None:
+            result: T = self._bus.run(plan)
+            return result
         with self._lock:
             self._look()
             if plan.keeps and (outboxes := [link for link, (_, keeps) in self._outboxes.items() if keeps]):

@@ -22,9 +22,9 @@ import msgspec
 
 from workermand import ConfigError, Worker
 from workermand.services import options
-from workermand.services.gateway import messages, phpregistry
+from workermand.services.gateway import messages, phpregistry, transport
 from workermand.services.gateway.events import CALLBACKS, Dispatcher, Gateway
-from workermand.services.gateway.inner import Gate, Mesh
+from workermand.services.gateway.inner import Gate
 from workermand.services.gateway.phpregistry import Settings as Php
 from workermand.services.links.errors import ServiceError, Unauthorized
 
@@ -44,6 +44,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The module with on_connect, on_websocket_connect, on_message, on_close, on_worker_start and on_worker_stop."""
     register: str | list[str] = ""
     """See registry.servers()."""
+    bus: str = ""
+    """ "nats://host:4222/name": the inner links go over nats, and there are no Registers. See bus.py."""
     secret: str = ""
     """What gateways and Registers prove to know, and are proved. "": that of the Register of this daemon."""
     tls: bool | dict[str, Any] = False
@@ -60,7 +62,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def on_worker_check(worker: Worker) -> None:
     """For `workermand check`."""
-    options.read(worker, Settings)
+    transport.check(worker, options.read(worker, Settings).bus)
 
 
 async def on_worker_start(worker: Worker) -> None:
@@ -91,18 +93,21 @@ class Business:
         self._key = f"{worker.name}:{worker.id}:{os.getpid()}:{secrets.token_hex(4)}"
         self._serves = False
         self._enlisting: set[asyncio.Task[None]] = set()
+        transport.check(worker, settings.bus)
         try:
             phpregistry.addresses(settings.php)
         except ConfigError as error:
             raise options.complaint(worker, "php", str(error)) from None
         try:
-            registers = phpregistry.ours(settings.register, settings.secret, settings.php)
+            bus = settings.bus
+            registers = [] if bus else phpregistry.ours(settings.register, settings.secret, settings.php)
         except ConfigError as error:
             raise options.complaint(worker, "register", str(error)) from None
-        self._mesh = Mesh(
+        self._mesh = transport.mesh(
+            settings.bus,
             registers,
-            php=settings.php,
-            tls=settings.tls or None,
+            settings.tls or None,
+            settings.php,
             ping=settings.inner_ping,
             timeout=settings.timeout,
             send_buffer=settings.send_to_gateway_buffer,
@@ -117,9 +122,10 @@ class Business:
         Gateway.install(self._mesh)
         try:
             if not await self._mesh.ready(PATIENCE):
-                logger.warning("no Register within %g s: it goes on without", PATIENCE)
+                what = "nats" if self._settings.bus else "Register"
+                logger.warning("no %s within %g s: it goes on without", what, PATIENCE)
         except Unauthorized as error:
-            raise options.complaint(self._worker, "secret", str(error)) from None
+            raise options.complaint(self._worker, "bus" if self._settings.bus else "secret", str(error)) from None
         await self.call("on_worker_start")
         self._serves = True
         for gate in self._mesh.gates.values():

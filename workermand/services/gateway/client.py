@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from workermand.services.gateway import phpregistry
+from workermand.services.gateway import phpregistry, transport
 from workermand.services.gateway.api import Api
 from workermand.services.gateway.inner import Mesh
 from workermand.services.gateway.plans import Plan
@@ -31,17 +31,21 @@ class GatewayClient(Api):
         register: str | Iterable[str] = "",
         secret: str = "",
         *,
+        bus: str = "",
         timeout: float = 10.0,
         tls: Any = None,
         ping: float = 5.0,
         php: Mapping[str, Any] | None = None,
     ) -> None:
-        """``register``: "register://host:port", several in one or in a list; "" for that of this daemon. ``timeout``:
-        seconds for connect(), and for each call. ``tls``: as of AsyncTcpConnection. ``ping``: seconds; a gateway that
-        is silent for two of them is connected to anew. ``php``: {"secret_key": ..., "register": "text://host:port"} as
-        a business worker has it, for gateways in PHP. Raises ConfigError."""
+        """``register``: "register://host:port", several in one or in a list; "" for that of this daemon. ``bus``: of a
+        cluster whose links go over nats, "nats://host:4222/name"; then there is none of register, secret, tls and php.
+        ``timeout``: seconds for connect(), and for each call. ``tls``: as of AsyncTcpConnection. ``ping``: seconds; a
+        gateway that is silent for two of them is connected to anew. ``php``: {"secret_key": ..., "register":
+        "text://host:port"} as a business worker has it, for gateways in PHP. Raises ConfigError."""
+        transport.refuse_beside(bus, register, secret, tls, php)
         joins = phpregistry.settings(php)
-        self._servers = phpregistry.ours(register, secret, joins)
+        self._bus = bus
+        self._servers = [] if bus else phpregistry.ours(register, secret, joins)
         self._named = [*(server.address for server in self._servers), *phpregistry.addresses(joins)]
         self._timeout = timeout
         self._options: dict[str, Any] = {"tls": tls, "ping": ping, "timeout": timeout, "php": joins}
@@ -50,7 +54,7 @@ class GatewayClient(Api):
     async def connect(self) -> None:
         """Returns when a Register has answered and each of its gateways was tried. Raises Unreachable, Unauthorized."""
         if self._mesh is None:
-            self._mesh = Mesh(self._servers, **self._options)
+            self._mesh = transport.mesh(self._bus, self._servers, **self._options)
             try:
                 is_ready = await self._mesh.ready(self._timeout)
             except BaseException:
@@ -58,8 +62,8 @@ class GatewayClient(Api):
                 raise
             if not is_ready:
                 await self.close()
-                where = ", ".join(map(str, self._named))
-                raise Unreachable(f"no register at {where} within {self._timeout:g} s")
+                what = f"register at {', '.join(map(str, self._named))}" if self._named else "nats"
+                raise Unreachable(f"no {what} within {self._timeout:g} s")
 
     async def close(self) -> None:
         mesh, self._mesh = self._mesh, None

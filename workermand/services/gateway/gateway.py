@@ -34,7 +34,7 @@ from workermand import (
     Worker,
 )
 from workermand.services import options
-from workermand.services.gateway import heartbeat, hooks, ids, messages, registry, routing, sessions
+from workermand.services.gateway import heartbeat, hooks, ids, messages, registry, routing, sessions, transport
 from workermand.services.gateway.catchup import CatchUp
 from workermand.services.gateway.commands import Commands
 from workermand.services.gateway.heartbeat import HEARD, Pulse
@@ -62,6 +62,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     register: str | list[str] = ""
     """See registry.servers()."""
+    bus: str = ""
+    """ "nats://host:4222/name": the inner links go over nats, and there are no Registers. See bus.py."""
     secret: str = ""
     """What peers and Registers prove to know, and are proved. "": that of the Register of this daemon."""
     lan_ip: str = "127.0.0.1"
@@ -103,6 +105,7 @@ def on_worker_check(worker: Worker) -> list[str]:
     settings = options.read(worker, Settings)
     _check(worker, settings)
     remarks = ["reloadable = true: a reload ends its clients; set it to false"] if worker.reloadable else []
+    remarks += transport.check(worker, settings.bus)
     if settings.php is not None and not settings.php.secret_key:
         remarks.append(
             f"PHP programs need no key: whoever comes from {', '.join(settings.php.allow)} may do everything"
@@ -180,6 +183,20 @@ class Service:
             redeliver=settings.redeliver,
             on_mate=self.hooks.business_worker,
         )
+        self._prefix = ids.new_tag()
+        self._visitors: Visitors | None = None
+        self._registry: Registry | None = None
+        self._homeless_since: float | None = None
+        self._bus: Any = None
+        if settings.bus:
+            transport.check(worker, settings.bus)
+            self._bus = transport.door(worker, settings, self._prefix, self.table, self.commands, self.router)
+            self.peers: Peers = self._bus.peers
+        else:
+            self._make_listener()
+
+    def _make_listener(self) -> None:
+        worker, settings = self._worker, self._settings
         try:
             self._registers = registry.servers(settings.register, settings.secret)
         except ConfigError as error:
@@ -188,8 +205,7 @@ class Service:
         # Of the schemes that are always encrypted; peers.py swaps the protocol.
         scheme = "https" if settings.tls else "frame"
         self._inner = f"{scheme}://{_host(settings.listen_inner or settings.lan_ip)}:{port}"
-        self._visitors: Visitors | None = None
-        self._prefix, php_address = ids.new_tag(), ""
+        php_address = ""
         if settings.php is not None:
             self._visitors = Visitors(
                 worker, settings.php, self.table, self.commands, self.router, settings.send_to_worker_buffer
@@ -206,12 +222,23 @@ class Service:
             settings.send_to_worker_buffer,
         )
         self._place = Place(f"tcp://{_host(settings.lan_ip)}:{port}", self._prefix, php_address)
-        self._registry: Registry | None = None
-        self._homeless_since: float | None = None
 
     async def start(self) -> None:
         """The others hear of this gateway when they can reach it."""
         await self.hooks.start()
+        if self._bus is None:
+            await self._listen()
+        else:
+            try:
+                await self._bus.start()
+            except Unauthorized as error:
+                raise options.complaint(self._worker, "bus", str(error)) from None
+        settings = self._settings
+        if settings.ping_interval:
+            Timer.add(heartbeat.period(settings.ping_interval, settings.ping_not_response_limit), self._beat)
+        Timer.add(NOTE, self._look)
+
+    async def _listen(self) -> None:
         try:
             await self._worker.listen(self._inner, self.peers)
         except (ConfigError, ControlError) as error:
@@ -236,12 +263,11 @@ class Service:
             logger.warning("no Register within %g s: it goes on without", PATIENCE)
         except Unauthorized as error:
             raise options.complaint(self._worker, "secret", str(error)) from None
-        if settings.ping_interval:
-            Timer.add(heartbeat.period(settings.ping_interval, settings.ping_not_response_limit), self._beat)
-        Timer.add(NOTE, self._look)
 
     async def stop(self) -> None:
         await self.catchup.close()
+        if self._bus is not None:
+            await self._bus.stop()
         if self._registry is not None:
             await self._registry.close()
         await self.hooks.stop()

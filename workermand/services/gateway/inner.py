@@ -12,7 +12,7 @@ import itertools
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from workermand.services.gateway import ids, messages, phpregistry, sessions
 from workermand.services.gateway.commands import CHANGE_SESSIONS
@@ -27,7 +27,6 @@ from workermand.services.gateway.registry import Registry
 from workermand.services.links import address
 from workermand.services.links import wire as links
 from workermand.services.links.address import Address, Server
-from workermand.services.links.client import Link
 from workermand.services.links.errors import ServiceError
 from workermand.services.links.later import Later
 
@@ -43,10 +42,30 @@ OnChange = Callable[["Gate", int, str, tuple[Any, ...], Later[Any]], None]
 """A session is about to be changed: the stamp, the command and its arguments, its outcome."""
 
 
+class Line(Protocol):
+    """A link to one gateway, which comes back by itself."""
+
+    @property
+    def up(self) -> bool: ...
+    def request(self, op: int, *rest: Any, timeout: float | None = None) -> Later[Any]: ...
+    def send(self, frame: bytes) -> bool: ...
+    async def tried(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Finder(Protocol):
+    """What knows which gateways there are."""
+
+    places: set[Place]
+
+    async def first(self) -> None: ...
+    async def close(self) -> None: ...
+
+
 class Gate:
     """One gateway. Thread: the one that runs the loop."""
 
-    def __init__(self, mesh: Mesh, place: Place, **options: Any) -> None:
+    def __init__(self, mesh: Mesh, place: Place) -> None:
         self.place = place
         self.codec = sessions.PHP if place.php else sessions.PACKED
         """How it writes sessions."""
@@ -54,15 +73,7 @@ class Gate:
         self._stamps = itertools.count(1)
         self._known: OrderedDict[tuple[str, str], bool] = OrderedDict()
         """Whether somebody there has a key, the one asked for last at the end. What is not here is not known."""
-        self.link = Kept(
-            address_of(place),
-            messages.service(place.prefix) if place.uri else "gateway in PHP",
-            kind=Link if place.uri else PhpLink,
-            on_message=self._hear,
-            on_up=lambda: mesh.on_up(self),
-            on_down=self._down,
-            **options,
-        )
+        self.link: Line = mesh.connect(place, on_message=self._hear, on_up=lambda: mesh.on_up(self), on_down=self._down)
 
     def __repr__(self) -> str:
         return f"<gateway at {self.uri}>"
@@ -115,8 +126,12 @@ class Gate:
     def _learn(self, kind: str, key: str) -> None:
         self._known[kind, key] = True
         if len(self._known) > WATCHED:
-            (kind, key), _present = self._known.popitem(last=False)
-            self.link.send(links.pack([messages.UNWATCH, 0, kind, key]))
+            key_, _present = self._known.popitem(last=False)
+            self._forget(*key_)
+
+    def _forget(self, kind: str, key: str) -> None:
+        """It need not tell of this one any more."""
+        self.link.send(links.pack([messages.UNWATCH, 0, kind, key]))
 
     def _hear(self, message: list[Any]) -> None:
         match message:
@@ -170,12 +185,7 @@ class Mesh:
         self._poster = Poster(outboxes)
         self._php = php
         self._passed_over = False
-        self._registries: list[Registry | PhpRegistry] = []
-        if php is not None and (named := phpregistry.addresses(php)):
-            self._registries.append(PhpRegistry(named, php.secret_key, on_places=self._update))
-        if registers or not self._registries:
-            ours = Registry(registers, on_places=self._update, outboxes=outboxes, tls=tls, ping=ping)
-            self._registries.append(ours)
+        self._registries = self._find(registers, outboxes, tls, ping)
 
     async def ready(self, patience: float) -> bool:
         """Waits for a Register's answer, and until each gateway of it was tried. False: not within ``patience``
@@ -239,9 +249,22 @@ class Mesh:
                 self._drop(gate)
 
     def _make(self, place: Place) -> Gate:
+        return Gate(self, place)
+
+    def _find(self, registers: list[Server], outboxes: Outboxes, tls: Any, ping: float) -> list[Finder]:
+        found: list[Finder] = []
+        if self._php is not None and (named := phpregistry.addresses(self._php)):
+            found.append(PhpRegistry(named, self._php.secret_key, on_places=self._update))
+        if registers or not found:
+            found.append(Registry(registers, on_places=self._update, outboxes=outboxes, tls=tls, ping=ping))
+        return found
+
+    def connect(self, place: Place, **callbacks: Any) -> Line:
+        """A link for a gate: on_message, on_up and on_down as Kept has them."""
         if place.uri or self._php is None:
-            return Gate(self, place, **self._options)
-        return Gate(self, place, **{**self._options, "secret": self._php.secret_key, "tls": None})
+            return Kept(address_of(place), messages.service(place.prefix), **callbacks, **self._options)
+        options = {**self._options, "secret": self._php.secret_key, "tls": None}
+        return Kept(address_of(place), "gateway in PHP", kind=PhpLink, **callbacks, **options)
 
     def _drop(self, gate: Gate) -> None:
         if self._closed or self.gates.pop(gate.place, None) is None:
@@ -265,20 +288,24 @@ class Mesh:
         return _together(plan, calls)
 
     def _calls(self, plan: Plan[Any]) -> list[Later[Any]]:
-        if plan.clients is not None:
-            shares: dict[Gate, list[str]] = {}
-            for id in plan.clients:
-                for gate in self.gates_of(id):
-                    shares.setdefault(gate, []).append(id)
-            return [gate.call(plan.command, (share, *plan.arguments)) for gate, share in shares.items()]
-        if plan.keys is not None:
-            calls = []
-            for gate in self.gates.values():
-                maybe, unknown = gate.wanted(plan.kind, plan.keys)
-                if maybe:
-                    calls.append(gate.call(plan.command, (maybe, *plan.arguments), unknown))
-            return calls
-        return [gate.call(plan.command, plan.arguments) for gate in self.gates.values()]
+        if plan.clients is None:
+            return self._ask(plan, list(self.gates.values()))
+        shares: dict[Gate, list[str]] = {}
+        for id in plan.clients:
+            for gate in self.gates_of(id):
+                shares.setdefault(gate, []).append(id)
+        return [gate.call(plan.command, (share, *plan.arguments)) for gate, share in shares.items()]
+
+    def _ask(self, plan: Plan[Any], gates: Iterable[Gate]) -> list[Later[Any]]:
+        """All of these, or those that may have what the plan is about."""
+        if plan.keys is None:
+            return [gate.call(plan.command, plan.arguments) for gate in gates]
+        calls = []
+        for gate in gates:
+            maybe, unknown = gate.wanted(plan.kind, plan.keys)
+            if maybe:
+                calls.append(gate.call(plan.command, (maybe, *plan.arguments), unknown))
+        return calls
 
 
 def _alone(plan: Plan[T], call: Later[Any]) -> Later[T]:

@@ -61,8 +61,16 @@ class ApiError(ServiceError):
 class NatsLink:
     """Thread: the one that runs the loop. The callbacks don't raise."""
 
-    def __init__(self, url: str, *, on_up: Callable[[], None], on_down: Callable[[], None]) -> None:
-        """``url``: nats://[user:password@]host:port, tls:// for TLS; several with commas. Raises ConfigError."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        on_up: Callable[[], None],
+        on_down: Callable[[], None],
+        on_given_up: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``url``: nats://[user:password@]host:port, tls:// for TLS; several with commas. ``on_given_up``: it will not
+        connect again. Raises ConfigError."""
         self._urls = [part if "://" in part else f"nats://{part}" for part in url.split(",")]
         self.where = ",".join(urlsplit(part).netloc.rpartition("@")[2] for part in self._urls)
         try:
@@ -71,7 +79,7 @@ class NatsLink:
                 _ = urlsplit(part).port
         except (ValueError, AssertionError) as error:
             raise ConfigError(self.where, str(error), "as in nats://127.0.0.1:4222") from None
-        self._on_up, self._on_down = on_up, on_down
+        self._on_up, self._on_down, self._on_given_up = on_up, on_down, on_given_up
         self.client_id = secrets.token_hex(8)
         self.inbox = f"wm.c.{self.client_id}"
         """Subjects below it are this client's."""
@@ -109,7 +117,12 @@ class NatsLink:
                 max_outstanding_pings=2,
             )
         )
-        await asyncio.wait([connecting, self._failed], timeout=TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await asyncio.wait([connecting, self._failed], timeout=TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            connecting.cancel()
+            await asyncio.wait([connecting])
+            raise
         if not connecting.done() or connecting.exception() is not None:
             error = connecting.exception() if connecting.done() else None
             if error is None:
@@ -135,8 +148,9 @@ class NatsLink:
                     await self.flush()
         self._closed = True
         self.up = False
-        with contextlib.suppress(NatsError, OSError, asyncio.TimeoutError):
-            await self._client.close()
+        if self._failed is not None:  # it was opened
+            with contextlib.suppress(NatsError, OSError, asyncio.TimeoutError):
+                await self._client.close()
         self._fail_answers()
 
     async def _failing(self, error: Exception) -> None:
@@ -159,12 +173,19 @@ class NatsLink:
         if not self._closed and self.reason:
             # Refused while it came back, with a password that has been changed: nats-py does not try again.
             logger.error("nats at %s: given up: %s", self.where, self.reason)
+        if not self._closed:
+            self._on_given_up()
 
     def _fail_answers(self) -> None:
         for answer in list(self._answers.values()):
             if not answer.done():
                 answer.set_exception(Unreachable(f"nats at {self.where} is gone: it may not have arrived"))
                 answer.exception()  # nobody has to fetch it
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes of the largest message that the server takes."""
+        return int(self._client.max_payload)
 
     # ------------------------------------------------------------------ messages
 
