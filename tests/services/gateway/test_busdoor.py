@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 
@@ -21,6 +22,7 @@ from workermand.services.gateway.bus import Bus
 from workermand.services.gateway.busmesh import BusMesh
 from workermand.services.gateway.pipes import HEAD
 from workermand.services.links import wire
+from workermand.testing import ServerFailed
 
 pytestmark = pytest.mark.real
 
@@ -188,3 +190,39 @@ def test_two_clusters_share_a_server(nats: Server) -> None:
     with cluster(bus=one) as server, cluster(bus=two), Client(server) as client:
         id_of(client)
         uvloop.run(play(one, two))
+
+
+@pytest.mark.parametrize("claims", [True, False])
+def test_a_queue_group_chooses(nats: Server, claims: bool) -> None:
+    """All are handled, in order, by several, while they are killed and reloaded; also when nobody claims them."""
+    source = (
+        ""
+        if claims
+        else "from workermand.services.gateway.busmesh import BusMesh\nBusMesh._on_offer = lambda *_: None\n"
+    )
+    source += "from tests.services.gateway.events import *\n"
+    options = {"router": "queue"}
+    bus = Transport(nats).bus
+    with cluster(bus=bus, business=2, gateway=options, events="ours", files={"ours.py": source}) as server:
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(Client(server)) for _ in range(12 if claims else 3)]
+            for client in clients:
+                id_of(client)
+            if claims:
+                while len({client.ask("pid") for client in clients}) < 2:
+                    clients.append(stack.enter_context(Client(server)))
+                    id_of(clients[-1])
+            for client in clients:
+                client.sock.sendall(b"count 0.01\n" * 10)
+            server.reload()
+            for client in clients:
+                assert [int(client.hear().split()[0]) for _ in range(10)] == list(range(1, 11))
+            os.kill(int(clients[0].ask("pid")), signal.SIGKILL)
+            server.wait_for("business worker .* has gone: it is gone")
+            for client in clients:
+                assert client.ask("hello") == "HELLO"
+
+
+def test_a_queue_group_needs_a_bus() -> None:
+    with pytest.raises(ServerFailed, match="there is no options.bus"), cluster(gateway={"router": "queue"}):
+        pass

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections.abc import Sequence
 from typing import Any, Final, cast
 
 import msgspec
@@ -16,13 +17,13 @@ import msgspec
 from workermand import Connection, Timer, Worker
 from workermand.services.gateway import messages
 from workermand.services.gateway.bus import Bus
-from workermand.services.gateway.busmesh import ALL, SCHEME, subject_of
+from workermand.services.gateway.busmesh import ALL, OFFER, SCHEME, subject_of
 from workermand.services.gateway.commands import Commands
 from workermand.services.gateway.messages import Place
 from workermand.services.gateway.peers import Key, Peers
 from workermand.services.gateway.pipes import BYE, HEAD, OPEN, Pipe
 from workermand.services.gateway.roster import Roster
-from workermand.services.gateway.routing import Router
+from workermand.services.gateway.routing import Mate, Router, Stream, least_connections
 from workermand.services.gateway.table import Table
 from workermand.services.links import wire as links
 
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 PATIENCE: Final = 5.0
 """Seconds that a start waits for nats; then it goes on without."""
+OFFERED: Final = 1.0
+"""Seconds that a business worker has to claim a client; then it is given to one."""
 LINGER: Final = 15.0
 """Seconds between two looks at the subjects: what is needed at neither is not listened to any more. It is till then,
 for what was sent before the news had arrived that nobody has it."""
@@ -40,6 +43,7 @@ LOOK: Final = 0.02
 CALLER: Final = re.compile(r"p\.[0-9a-f]{16}\.([0-9a-f]{16})")
 """The subjects of the other ends of pipes."""
 
+_encode = msgspec.msgpack.Encoder().encode
 _read_cast = msgspec.msgpack.Decoder(tuple[list[str], bytes]).decode
 
 
@@ -97,6 +101,13 @@ class BusPeers(Peers):
 
     door_: BusDoor
 
+    def _do(self, connection: Connection, message: list[Any]) -> Any:
+        match message:
+            case [messages.CLAIM, _, str(id)] if connection in self._partners:
+                self.door_.claimed(id, self._partners[connection])
+                return None
+        return super()._do(connection, message)
+
     def _watch(self, connection: Connection, kind: str, keys: list[Any]) -> None:
         super()._watch(connection, kind, keys)
         for key in keys:
@@ -147,6 +158,8 @@ class BusDoor:
         self._place = Place(f"{SCHEME}{self.bus.id}", prefix)
         self._callers: dict[str, Caller] = {}
         """By the names of their pipes."""
+        self._offers: dict[str, asyncio.TimerHandle] = {}
+        """By client_id."""
         self._subjects: dict[Key, str] = {}
         self._idle: set[Key] = set()
         self._roster: Roster | None = None
@@ -203,6 +216,30 @@ class BusDoor:
     def _is_down(self) -> None:
         for caller in list(self._callers.values()):
             caller.pipe.end_with("the bus is gone")
+
+    # ------------------------------------------------------------------ clients on offer
+
+    def offer(self, mates: Sequence[Mate], stream: Stream, kind: int, body: Any) -> None:
+        """For the Router: nats chooses, which prefers those that are near. One that says nothing in time is not waited
+        for."""
+        id = stream.client.id
+        if id not in self._offers:
+            loop = asyncio.get_running_loop()
+            self._offers[id] = loop.call_later(OFFERED, self._choose, stream)
+            self.bus.publish(OFFER, _encode((self._place.uri, id)))
+
+    def claimed(self, id: str, partner: Mate) -> None:
+        """A business worker has got it."""
+        stream = self._router.streams.get(id)
+        if id in self._offers and not partner.leaving:
+            self._offers.pop(id).cancel()
+            if stream is not None:
+                self._router.give(stream, partner)
+
+    def _choose(self, stream: Stream) -> None:
+        del self._offers[stream.client.id]
+        if mates := list(self._router.mates.values()):
+            self._router.give(stream, least_connections(mates, stream, 0, None))
 
     # ------------------------------------------------------------------ subjects of uids and groups, and of all
 

@@ -128,6 +128,7 @@ class Business:
             raise options.complaint(self._worker, "bus" if self._settings.bus else "secret", str(error)) from None
         await self.call("on_worker_start")
         self._serves = True
+        self._mesh.volunteer(yes=True)
         for gate in self._mesh.gates.values():
             self._is_up(gate)
         await asyncio.gather(*self._enlisting)
@@ -135,6 +136,7 @@ class Business:
     async def stop(self) -> None:
         """Finishes what it has; the gateways send no more."""
         self._serves = False
+        self._mesh.volunteer(yes=False)
         up = [gate for gate in self._mesh.gates.values() if gate.link.up]
         await asyncio.gather(*(gate.link.request(messages.LEAVE) for gate in up), return_exceptions=True)
         await self._dispatcher.idle()

@@ -32,9 +32,13 @@ from workermand.services.links.waiting import Waiting
 SCHEME: Final = "bus:"
 """Before the name of a gateway, in place of its address."""
 ALL: Final = "all"
+OFFER: Final = "offer"
+"""Where a gateway offers a client: [its uri, client_id], to one of the queue group"""
+VOLUNTEERS: Final = "business"
 LONGEST: Final = 200
 """Signs of the subject of a uid or group; those with longer ones have none."""
 
+_read_offer = msgspec.msgpack.Decoder(tuple[str, str]).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -274,8 +278,22 @@ class BusMesh(Mesh):
         self._lines: dict[str, BusLink] = {}
         super().__init__([], ping=ping, **callbacks)
         self.bus.route("p", self._hear)
+        self.bus.route(OFFER, self._on_offer)
         self.bus.listen(f"p.{self.bus.id}.*")
         self.bus.on_down.append(self._is_down)
+
+    def volunteer(self, *, yes: bool) -> None:
+        """One of those who do is offered each client of a gateway whose router is "queue"."""
+        (self.bus.listen if yes else self.bus.forget)(OFFER, VOLUNTEERS)
+
+    def _on_offer(self, rest: str, reply: str, data: bytes, nobody: bool) -> None:
+        try:
+            uri, id = _read_offer(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return  # nothing of ours
+        for place, gate in self.gates.items():
+            if place.uri == uri:
+                gate.link.send(links.pack([messages.CLAIM, 0, id]))
 
     async def close(self) -> None:
         await super().close()

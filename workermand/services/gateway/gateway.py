@@ -50,6 +50,7 @@ from workermand.services.links.errors import Unauthorized
 
 logger = logging.getLogger(__name__)
 
+QUEUE: Final = "queue"
 ROUTERS: Final = {"least_connections": routing.least_connections, "random": routing.at_random}
 PATIENCE: Final = 5.0
 """Seconds that a start waits for a Register; then it goes on without."""
@@ -81,7 +82,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ping_data: str = ""
     """What a ping says: a message of your protocol."""
     router: str = "least_connections"
-    """ "least_connections" or "random", once for each client; "module:function" is asked for each event."""
+    """ "least_connections" or "random", once for each client; on a bus also "queue": nats chooses. "module:function"
+    is asked for each event."""
     send_to_worker_buffer: Annotated[int, msgspec.Meta(ge=1)] = 10_240_000
     """Bytes that may be unsent to one business worker, or one other peer."""
     send_to_client_buffer: Annotated[int, msgspec.Meta(ge=1)] = 1_024_000
@@ -176,7 +178,7 @@ class Service:
         self.outboxes = Outboxes()
         self.catchup = CatchUp(self.table, self.commands, self.outboxes)
         self.commands.post = self.catchup.post
-        choose = ROUTERS.get(settings.router)
+        choose = self._offer if settings.router == QUEUE else ROUTERS.get(settings.router)
         self.router = Router(
             choose or _router(worker, settings.router),
             every_time=choose is None,
@@ -271,6 +273,9 @@ class Service:
         if self._registry is not None:
             await self._registry.close()
         await self.hooks.stop()
+
+    def _offer(self, *event: Any) -> None:
+        self._bus.offer(*event)
 
     # ------------------------------------------------------------------ clients
 
@@ -373,7 +378,9 @@ def _check(worker: Worker, settings: Settings) -> None:
         raise options.complaint(worker, "ping_not_response_limit", "needs a ping_interval")
     if settings.php is not None and settings.client_id_length != ids.LENGTH:
         raise options.complaint(worker, "client_id_length", f"with php it is {ids.LENGTH}")
-    if settings.router not in ROUTERS:
+    if settings.router == QUEUE and not settings.bus:
+        raise options.complaint(worker, "router", f'"{QUEUE}" is nats\'s to decide, and there is no options.bus')
+    if settings.router not in (*ROUTERS, QUEUE):
         _router(worker, settings.router)
     hooks.load(worker, settings.hooks)
 

@@ -198,6 +198,9 @@ class Mesh:
             return False
         return True
 
+    def volunteer(self, *, yes: bool) -> None:
+        """Takes clients that are offered, or no more of them: on a bus."""
+
     async def close(self) -> None:
         await self._poster.idle()
         self._closed = True

@@ -22,6 +22,7 @@ To a gateway, service "gateway 0123abcd", with its prefix:
     [CALL, n, name, arguments, watch]   commands.py; with ``watch`` NEWS are sent of these uids or groups
     [CHANGE, n, stamp, name, arguments] the same of those that change a session; stamps grow
     [UNWATCH, 0, kind, key]     no more of this one
+    [CLAIM, 0, client_id]       this client was offered to business workers on a bus, and I have got it
 
 From a gateway:
 
@@ -65,6 +66,7 @@ EVENT: Final = links.FIRST + 4
 NEWS: Final = links.FIRST + 5
 UNWATCH: Final = links.FIRST + 6
 CHANGE: Final = links.FIRST + 7
+CLAIM: Final = links.FIRST + 8
 
 ON_CONNECT: Final = 1
 ON_MESSAGE: Final = 3

@@ -48,8 +48,8 @@ class Mate(Protocol):
         ...
 
 
-Choose = Callable[[Sequence[Mate], "Stream", int, Any], Mate]
-"""One of these for this client, and this event."""
+Choose = Callable[[Sequence[Mate], "Stream", int, Any], Mate | None]
+"""One of these for this client, and this event. None: it will be given to one, by give()."""
 
 
 class Stream:
@@ -151,8 +151,8 @@ class Router:
 
     @property
     def homeless(self) -> Iterable[Stream]:
-        """Clients that wait for any business worker."""
-        return list(self._homeless)
+        """Clients that wait for any business worker, and there is none."""
+        return [] if self.mates else list(self._homeless)
 
     # ------------------------------------------------------------------ business workers
 
@@ -165,6 +165,13 @@ class Router:
         self._on_mate(mate.key, True)
         homeless, self._homeless = self._homeless, {}
         for stream in homeless:
+            self._pump(stream)
+
+    def give(self, stream: Stream, mate: Mate) -> None:
+        """To this one, unless it has one or has gone."""
+        if stream in self._homeless and self.mates.get(mate.key) is mate:
+            del self._homeless[stream]
+            self._attach(stream, mate)
             self._pump(stream)
 
     def leave(self, mate: Mate) -> None:
@@ -240,11 +247,11 @@ class Router:
     def _send(self, stream: Stream, kind: int, body: Any) -> bool:
         mate = stream.mate
         if self._every_time or mate is None:
-            if not self.mates:
+            chosen = self._choose(list(self.mates.values()), stream, kind, body) if self.mates else None
+            if chosen is None:
                 if mate is None:
                     self._homeless[stream] = None
                 return False
-            chosen = self._choose(list(self.mates.values()), stream, kind, body)
             if chosen is not mate:
                 if stream.open:  # another one is at work for it
                     return False
