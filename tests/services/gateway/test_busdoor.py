@@ -224,5 +224,5 @@ def test_a_queue_group_chooses(nats: Server, claims: bool) -> None:
 
 
 def test_a_queue_group_needs_a_bus() -> None:
-    with pytest.raises(ServerFailed, match="there is no options.bus"), cluster(gateway={"router": "queue"}):
+    with pytest.raises(ServerFailed, match=r"there is no options\.bus"), cluster(gateway={"router": "queue"}):
         pass
