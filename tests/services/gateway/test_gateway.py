@@ -258,9 +258,15 @@ def test_options_that_cannot_be(options: dict[str, Any], words: str) -> None:
         pass
 
 
+def figures(server: RunningServer) -> Any:
+    """What the gateway counts."""
+    return next(one["figures"] for one in server.status()["processes"] if one["worker"] == "gateway")
+
+
 def test_a_router_of_ones_own(transport: Transport) -> None:
     source = "def choose(mates, stream, kind, body):\n    return max(mates, key=lambda mate: mate.key)\n"
     with transport.cluster(business=2, gateway={"router": "ours:choose"}, files={"ours.py": source}) as server:
+        wait_until("both are there", lambda: figures(server).get("business workers") == 2)
         with Client(server) as one, Client(server) as two:
             id_of(one), id_of(two)
             assert len({one.ask("pid") for _ in range(3)} | {two.ask("pid") for _ in range(3)}) == 1
