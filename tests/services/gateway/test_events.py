@@ -37,7 +37,7 @@ class Fake:
         self.done += ids
         return True
 
-    def call(self, command: str, arguments: tuple[Any, ...]) -> Later[Any]:
+    def change(self, command: str, arguments: tuple[Any, ...]) -> Later[Any]:
         later: Later[Any] = Later(command)
         stamp = len(self.changes) + 1
         self.changes.append((stamp, command, arguments, later))
@@ -216,7 +216,7 @@ def test_a_gateway_that_comes_back_has_forgotten_what_is_at_work() -> None:
 
         async def on_message(id: str, body: str) -> None:
             if body == "1":
-                await fake.call("update_session", ([id], {"n": 1}))
+                await fake.change("update_session", ([id], {"n": 1}))
                 await go.wait()
             seen.append((body, Gateway.session.get("n")))
 

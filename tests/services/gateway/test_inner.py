@@ -70,6 +70,29 @@ def test_a_uid_is_asked_for_only_where_it_may_be() -> None:
         uvloop.run(play(register_of(server)))
 
 
+def test_who_is_given_a_uid_is_not_passed_over() -> None:
+    """By what is sent right behind it, though it was known before that nobody there had the uid."""
+
+    async def play(register_url: str, id: str) -> None:
+        mesh = Mesh(registry.servers(register_url, ""))
+        await mesh.ready(10)
+        for name in ("uid", "group"):
+            send, give = (
+                (plans.send_to_uid(name, name, raw=False), plans.bind_uid(id, name))
+                if name == "uid"
+                else (plans.send_to_group(name, name, (), raw=False), plans.join_group(id, name))
+            )
+            assert await mesh.run(send) == Delivery(0, 0, 0)
+            assert await mesh.run(send) == Delivery(0, 0, 0), "nobody has it, as is known now"
+            given, sent = mesh.run(give), mesh.run(send)
+            assert (await given, await sent) == (True, Delivery(1, 0, 0))
+        await mesh.close()
+
+    with cluster() as server, Client(server) as client:
+        uvloop.run(play(register_of(server), client.hear().removeprefix("id ")))
+        assert [client.hear() for _ in range(2)] == ["uid", "group"]
+
+
 def test_one_address_is_one_gateway() -> None:
     """A Register that has not heard of a gateway's end lists it beside the one that is at its address now."""
 

@@ -89,7 +89,7 @@ def test_events_of_a_client() -> None:
         assert b.ask(f"call join_group {b_id!r}, 'watchers'") == "True"
         assert b.ask(f"call bind_uid {b_id!r}, 7") == "True"
         assert b.ask("call send_to_uid 7, 'to 7'") == "to 7"
-        assert b.hear() == "Delivery(delivered=1, dropped=0, lost=0)"
+        assert b.hear() == "Delivery(delivered=1, dropped=0, lost=0, kept=0)"
         a.close()
         assert b.hear() == f"gone {a_id} A"
         assert b.ask(f"call is_online {a_id!r}") == "False"

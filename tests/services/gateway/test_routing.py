@@ -33,7 +33,7 @@ class Worker(Mate):
 
     def __init__(self, key: str, acknowledges: bool = True) -> None:
         self.key = key
-        self.streams = set()
+        self.streams = {}
         self.leaving = False
         self.acknowledges = acknowledges
         self.is_full = False
@@ -176,7 +176,7 @@ def test_the_last_event_ends_it() -> None:
     router.put(client, messages.ON_CONNECT)
     router.close(client)
     assert [kind for _id, kind, _body in worker.got] == [messages.ON_CONNECT, messages.ON_CLOSE]
-    assert worker.streams == {client}
+    assert list(worker.streams) == [client]
     router.done(worker, ["a", "a"])
     assert not worker.streams and not router.streams
 

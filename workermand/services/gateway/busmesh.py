@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +17,7 @@ import msgspec
 from workermand.services.gateway import messages, pipes
 from workermand.services.gateway.bus import FIRST, LAST, Bus
 from workermand.services.gateway.commands import WATCHABLE
-from workermand.services.gateway.inner import Finder, Gate, Mesh
+from workermand.services.gateway.inner import Asked, Finder, Gate, Mesh, Outcome
 from workermand.services.gateway.messages import Place
 from workermand.services.gateway.pipes import PACKAGE, Pipe
 from workermand.services.gateway.plans import Plan
@@ -111,10 +111,12 @@ class BusLink:
         self._pipe.open()
         self._loop.call_soon(self._on_up)  # whoever makes this link has it first
 
-    def request(self, op: int, *rest: Any, timeout: float | None = None) -> Later[Any]:
+    def request(
+        self, op: int, *rest: Any, timeout: float | None = None, outcome: Later[Any] | None = None
+    ) -> Later[Any]:
         """As Link has it, but that nothing waits for a link that is down: Unreachable."""
         number = next(self._numbers)
-        later: Later[Any] = Later(f"gateway: request {op}")
+        later: Later[Any] = Later(f"gateway: request {op}") if outcome is None else outcome
         body = links.body([op, number, *rest])
         if self._pipe is None:
             later.fail(Unreachable(f"{self}: not connected"))
@@ -226,12 +228,14 @@ class BusGate(Gate):
         self._known.move_to_end((kind, key))
         return True
 
-    def call(self, command: str, arguments: tuple[Any, ...], watch: list[str] | None = None) -> Later[Any]:
-        later = super().call(command, arguments, watch)
-        if watch:
-            keys = [(WATCHABLE[command], key) for key in watch]
-            later.add_done_callback(lambda later: self._answered(keys, later))
-        return later
+    def call(self, command: str, arguments: tuple[Any, ...], outcome: Outcome[Any], watch: Sequence[str] = ()) -> None:
+        if not watch:
+            super().call(command, arguments, outcome)
+            return
+        keys = [(WATCHABLE[command], key) for key in watch]
+        later = self.link.request(messages.CALL, command, arguments, watch)
+        later.add_done_callback(lambda later: self._answered(keys, later))
+        later.add_done_callback(outcome.follow)
 
     def _answered(self, keys: list[tuple[str, str]], later: asyncio.Future[Any]) -> None:
         if not later.cancelled() and later.exception() is None:
@@ -340,24 +344,28 @@ class BusMesh(Mesh):
 
     # ------------------------------------------------------------------ plans
 
-    def _ask(self, plan: Plan[Any], gates: Iterable[Gate]) -> list[Later[Any]]:
-        subject, arguments, to = ALL, plan.arguments, [gate for gate in self.gates.values() if gate.link.has_room]
+    def _send(self, plan: Plan[Any], asked: list[Asked], outcome: Outcome[Any]) -> None:
+        super()._send(plan, asked if plan.clients is not None else self._publish(plan, asked, outcome), outcome)
+
+    def _publish(self, plan: Plan[Any], asked: list[Asked], outcome: Outcome[Any]) -> list[Asked]:
+        """To those who hear it on one subject. The others."""
+        subject = ALL
+        to = [gate for gate in self.gates.values() if gate.link.has_room]
         if plan.keys is not None:
             if len(plan.keys) > 1:  # a client may have several of them, and shall get it once
-                return super()._ask(plan, gates)
+                return asked
             (key,) = plan.keys
-            subject, arguments = subject_of(plan.kind, key), ([key], *plan.arguments)
+            subject = subject_of(plan.kind, key)
             to = [gate for gate in to if gate.has_told(plan.kind, key)]
         if len(to) < 2 or not subject:
-            return super()._ask(plan, gates)
-        published = self._publish(subject, to, plan.command, arguments)
-        return published + super()._ask(plan, [gate for gate in gates if gate not in to])
-
-    def _publish(self, subject: str, gates: Sequence[BusGate], command: str, arguments: tuple[Any, ...]) -> list[Any]:
+            return asked
         number = next(self._numbers)
-        body = links.body([messages.CALL, number, command, arguments])
-        data = _encode(([gate.link.name for gate in gates], body))
+        arguments = plan.arguments if plan.keys is None else (plan.keys, *plan.arguments)
+        body = links.body([messages.CALL, number, plan.command, arguments])
+        data = _encode(([gate.link.name for gate in to], body))
         if len(data) > self.bus.piece:  # pipes do it in pieces
-            return [gate.call(command, arguments) for gate in gates]
+            return asked
         self.bus.publish(subject, data)
-        return [gate.link.expect(number, len(body)) for gate in gates]
+        for gate in to:
+            gate.link.expect(number, len(body)).add_done_callback(outcome.follow)
+        return [one for one in asked if one[0] not in to]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -91,7 +91,7 @@ class Turn:
         """Its link has gone: for the gateway it is nobody's, or somebody else's."""
         self._session: Session | None = None
         self._before: Session = {}
-        self._patches: list[Change] = []
+        self._patches: Sequence[Change] = ()
 
     def begin(self, patches: list[Change]) -> None:
         """``patches``: what the gateway had not applied when it sent this event."""
@@ -236,12 +236,13 @@ class Dispatcher:
         """Handles what waits, here as long as nothing has to be awaited."""
         while lane.turns:
             turn = lane.turns[0]
-            lane.changes = [change for change in lane.changes if change.stamp > turn.applied]
-            turn.begin(lane.changes.copy())
+            if lane.changes:
+                lane.changes = [change for change in lane.changes if change.stamp > turn.applied]
+                turn.begin(lane.changes.copy())
             token = _current.set(turn)
             try:
                 waiting = self._call(turn)
-                if asyncio.iscoroutine(waiting):
+                if waiting is not None and asyncio.iscoroutine(waiting):
                     task = self._loop.create_task(self._wait(key, lane, turn, waiting))
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)

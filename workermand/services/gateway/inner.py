@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from workermand.services.gateway import ids, messages, phpregistry, sessions
@@ -24,6 +24,7 @@ from workermand.services.gateway.phpregistry import Settings as Php
 from workermand.services.gateway.plans import LOST, Plan
 from workermand.services.gateway.posting import Outboxes, Poster
 from workermand.services.gateway.registry import Registry
+from workermand.services.gateway.table import GROUP, UID
 from workermand.services.links import address
 from workermand.services.links import wire as links
 from workermand.services.links.address import Address, Server
@@ -37,6 +38,11 @@ T = TypeVar("T")
 WATCHED: Final = 10_000
 """Uids and groups, of each gateway, of which this process knows whether somebody has them."""
 
+GIVES: Final = {"bind_uid": UID, "join_group": GROUP}
+"""Commands that give somebody a uid or a group: its kind."""
+
+Asked = tuple["Gate", tuple[Any, ...], Sequence[str]]
+"""A gateway, the arguments for it, and of which keys it shall tell news."""
 OnEvent = Callable[["Gate", list[Any]], None]
 OnChange = Callable[["Gate", int, str, tuple[Any, ...], Later[Any]], None]
 """A session is about to be changed: the stamp, the command and its arguments, its outcome."""
@@ -47,7 +53,9 @@ class Line(Protocol):
 
     @property
     def up(self) -> bool: ...
-    def request(self, op: int, *rest: Any, timeout: float | None = None) -> Later[Any]: ...
+    def request(
+        self, op: int, *rest: Any, timeout: float | None = None, outcome: Later[Any] | None = None
+    ) -> Later[Any]: ...
     def send(self, frame: bytes) -> bool: ...
     async def tried(self) -> None: ...
     async def close(self) -> None: ...
@@ -73,6 +81,8 @@ class Gate:
         self._stamps = itertools.count(1)
         self._known: OrderedDict[tuple[str, str], bool] = OrderedDict()
         """Whether somebody there has a key, the one asked for last at the end. What is not here is not known."""
+        self._given: dict[tuple[str, str], int] = {}
+        """Keys that this process gives to somebody there, and how often just now."""
         self.link: Line = mesh.connect(place, on_message=self._hear, on_up=lambda: mesh.on_up(self), on_down=self._down)
 
     def __repr__(self) -> str:
@@ -83,24 +93,42 @@ class Gate:
         """Its inner address."""
         return self.place.uri or f"tcp://{self.place.php}"
 
-    def call(self, command: str, arguments: tuple[Any, ...], watch: list[str] | None = None) -> Later[Any]:
+    def call(self, command: str, arguments: tuple[Any, ...], outcome: Outcome[Any], watch: Sequence[str] = ()) -> None:
         """See commands.py."""
         if command in CHANGE_SESSIONS:
-            return self._change(command, arguments)
-        if watch:
-            return self.link.request(messages.CALL, command, arguments, watch)
-        return self.link.request(messages.CALL, command, arguments)
+            self.change(command, arguments).add_done_callback(outcome.follow)
+        elif watch:
+            self.link.request(messages.CALL, command, arguments, watch, outcome=outcome)
+        elif command in GIVES:
+            self._give((GIVES[command], arguments[1]), command, arguments).add_done_callback(outcome.follow)
+        else:
+            self.link.request(messages.CALL, command, arguments, outcome=outcome)
 
     def save(self, client_id: str, patch: sessions.Patch, session: dict[Any, Any]) -> None:
         """What an event has changed of its client's session, and all of it. PHP knows no patches."""
         if self.place.uri:
-            self.call("patch_session", ([client_id], *patch))
+            self.change("patch_session", ([client_id], *patch))
         elif patch.removed or any(isinstance(value, (dict, list)) for value in patch.changed.values()):
-            self.call("set_session", ([client_id], session))
+            self.change("set_session", ([client_id], session))
         else:
-            self.call("update_session", ([client_id], patch.changed))
+            self.change("update_session", ([client_id], patch.changed))
 
-    def _change(self, command: str, arguments: tuple[Any, ...]) -> Later[Any]:
+    def _give(self, key: tuple[str, str], command: str, arguments: tuple[Any, ...]) -> Later[Any]:
+        """Somebody there gets this key: what is sent to it right behind this must not pass him over, whatever news are
+        on their way."""
+        self._given[key] = self._given.get(key, 0) + 1
+
+        def known(_later: asyncio.Future[Any]) -> None:
+            self._given[key] -= 1
+            if not self._given[key]:
+                del self._given[key]
+
+        later = self.link.request(messages.CALL, command, arguments)
+        later.add_done_callback(known)
+        return later
+
+    def change(self, command: str, arguments: tuple[Any, ...]) -> Later[Any]:
+        """Of a session. Who waits for the plan may give up; what becomes of the change is followed all the same."""
         stamp = next(self._stamps)
         later = self.link.request(messages.CHANGE, stamp, command, arguments)
         self._mesh.on_change(self, stamp, command, arguments, later)
@@ -119,7 +147,7 @@ class Gate:
                     self._learn(kind, key)
             else:
                 known.move_to_end((kind, key))
-            if present is not False:
+            if present is not False or (kind, key) in self._given:
                 maybe.append(key)
         return maybe, unknown
 
@@ -285,74 +313,70 @@ class Mesh:
         """Sends what there is to send before it returns."""
         if self._outboxes and plan.keeps:
             return self._poster.post(plan, self.run)
-        calls = self._calls(plan)
-        if len(calls) == 1:
-            return _alone(plan, calls[0])
-        return _together(plan, calls)
+        asked = self._asked(plan)
+        outcome = Outcome(plan, len(asked))
+        self._send(plan, asked, outcome)
+        return outcome
 
-    def _calls(self, plan: Plan[Any]) -> list[Later[Any]]:
-        if plan.clients is None:
-            return self._ask(plan, list(self.gates.values()))
-        shares: dict[Gate, list[str]] = {}
-        for id in plan.clients:
-            for gate in self.gates_of(id):
-                shares.setdefault(gate, []).append(id)
-        return [gate.call(plan.command, (share, *plan.arguments)) for gate, share in shares.items()]
+    def _asked(self, plan: Plan[Any]) -> list[Asked]:
+        if plan.clients is not None:
+            shares: dict[Gate, list[str]] = {}
+            for id in plan.clients:
+                for gate in self.gates_of(id):
+                    shares.setdefault(gate, []).append(id)
+            return [(gate, (share, *plan.arguments), ()) for gate, share in shares.items()]
+        if plan.keys is not None:
+            wanted = [(gate, *gate.wanted(plan.kind, plan.keys)) for gate in self.gates.values()]
+            return [(gate, (maybe, *plan.arguments), unknown) for gate, maybe, unknown in wanted if maybe]
+        return [(gate, plan.arguments, ()) for gate in self.gates.values()]
 
-    def _ask(self, plan: Plan[Any], gates: Iterable[Gate]) -> list[Later[Any]]:
-        """All of these, or those that may have what the plan is about."""
-        if plan.keys is None:
-            return [gate.call(plan.command, plan.arguments) for gate in gates]
-        calls = []
-        for gate in gates:
-            maybe, unknown = gate.wanted(plan.kind, plan.keys)
-            if maybe:
-                calls.append(gate.call(plan.command, (maybe, *plan.arguments), unknown))
-        return calls
+    def _send(self, plan: Plan[Any], asked: list[Asked], outcome: Outcome[Any]) -> None:
+        for gate, arguments, watch in asked:
+            gate.call(plan.command, arguments, outcome, watch)
 
 
-def _alone(plan: Plan[T], call: Later[Any]) -> Later[T]:
-    later: Later[T] = Later(plan.what)
-    call.add_done_callback(lambda call: _finish(plan, later, [call]))
-    return later
+class Outcome(Later[T]):
+    """What a plan comes to. Each gateway that was asked fulfils it with its answer, or fails it; the last decides."""
 
+    __slots__ = ("_answers", "_missing", "_plan")
 
-def _together(plan: Plan[T], calls: list[Later[Any]]) -> Later[T]:
-    later: Later[T] = Later(plan.what)
-    missing = len(calls)
-
-    def one_is_done(_call: asyncio.Future[Any]) -> None:
-        nonlocal missing
-        missing -= 1
+    def __init__(self, plan: Plan[T], missing: int) -> None:
+        super().__init__(plan.what)
+        self._plan = plan
+        self._missing = missing
+        self._answers: list[Any] = []
         if not missing:
-            _finish(plan, later, calls)
+            self._settle()
 
-    for call in calls:
-        call.add_done_callback(one_is_done)
-    if not calls:
-        later.fulfil(plan.combine([]))
-    return later
+    def fulfil(self, answer: Any) -> None:
+        self._answers.append(answer)
+        self._missing -= 1
+        if not self._missing:
+            self._settle()
 
+    def fail(self, error: Exception) -> None:
+        """At once, unless a gateway less is none too few."""
+        if self._plan.tolerant and isinstance(error, ServiceError):
+            self.fulfil(LOST)
+        else:
+            super().fail(error)
 
-def _finish(plan: Plan[T], later: Later[T], calls: Iterable[asyncio.Future[Any]]) -> None:
-    answers: list[Any] = []
-    for call in calls:
-        if call.cancelled():
-            later.cancel()
-            return
+    def follow(self, call: asyncio.Future[Any]) -> None:
+        """When it has ended."""
         error = call.exception()
         if error is None:
-            answers.append(call.result())
-        elif plan.tolerant and isinstance(error, ServiceError):
-            answers.append(LOST)
+            self.fulfil(call.result())
         else:
             assert isinstance(error, Exception)
-            later.fail(error)
-            return
-    try:
-        later.fulfil(plan.combine(answers))
-    except Exception as error:
-        later.fail(ServiceError(f"{plan.what}: an answer that is none: {error!r}"))
+            self.fail(error)
+
+    def _settle(self) -> None:
+        try:
+            value = self._plan.combine(self._answers)
+        except Exception as error:
+            super().fail(ServiceError(f"{self.what}: an answer that is none: {error!r}"))
+        else:
+            super().fulfil(value)
 
 
 def address_of(place: Place) -> Address:

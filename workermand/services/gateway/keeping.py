@@ -75,9 +75,11 @@ class Kept:
     def up(self) -> bool:
         return self._link.up
 
-    def request(self, op: int, *rest: Any, timeout: float | None = None) -> Later[Any]:
+    def request(
+        self, op: int, *rest: Any, timeout: float | None = None, outcome: Later[Any] | None = None
+    ) -> Later[Any]:
         """See Link.request."""
-        return self._link.request(op, *rest, timeout=self._timeout if timeout is None else timeout)
+        return self._link.request(op, *rest, timeout=self._timeout if timeout is None else timeout, outcome=outcome)
 
     def send(self, frame: bytes) -> bool:
         """See Link.send."""

@@ -48,7 +48,7 @@ class Partner(Mate):
         self.key = key
         self.connection = connection
         self.ping = ping
-        self.streams: set[Stream] = set()
+        self.streams: dict[Stream, None] = {}
         self.leaving = False
         self.refused = 0
         self.is_full = False

@@ -78,7 +78,7 @@ class Visitor(Mate):
         self.key = key
         self.connection = connection
         self._place = place
-        self.streams: set[Stream] = set()
+        self.streams: dict[Stream, None] = {}
         self.leaving = False
 
     def send(self, stream: Stream, kind: int, body: Any) -> bool:

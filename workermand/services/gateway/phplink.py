@@ -96,9 +96,11 @@ class PhpLink:
         """PHP's gateways do not care when an event has been handled, nor who watches what."""
         return self.up
 
-    def request(self, op: int, *rest: Any, timeout: float | None = None) -> Later[Any]:
+    def request(
+        self, op: int, *rest: Any, timeout: float | None = None, outcome: Later[Any] | None = None
+    ) -> Later[Any]:
         """See Link.request."""
-        later: Later[Any] = Later(f"{self._service}: request {op}")
+        later: Later[Any] = Later(f"{self._service}: request {op}") if outcome is None else outcome
         if self._closed:
             later.fail(Unreachable("closed"))
             return later

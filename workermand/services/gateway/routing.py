@@ -37,8 +37,8 @@ class Mate(Protocol):
 
     key: str
     """Its worker's name and number."""
-    streams: set[Stream]
-    """The clients that are its to handle."""
+    streams: dict[Stream, None]
+    """The clients that are its to handle, in the order in which they came."""
     leaving: bool
     acknowledges: bool
     """It says when an event has been handled; PHP's do not."""
@@ -276,12 +276,12 @@ class Router:
     def _attach(self, stream: Stream, mate: Mate) -> Mate:
         self._detach(stream)
         stream.mate = mate
-        mate.streams.add(stream)
+        mate.streams[stream] = None
         return mate
 
     def _detach(self, stream: Stream) -> None:
         if stream.mate is not None:
-            stream.mate.streams.discard(stream)
+            stream.mate.streams.pop(stream, None)
             stream.mate = None
             stream.applied = 0
 

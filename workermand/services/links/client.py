@@ -102,12 +102,15 @@ class Link:
         """A whole frame (wire.pack). False: the link is down, or its buffer full; nothing has been sent then."""
         return self.up and self._connection.send(frame, raw=True) is not False
 
-    def request(self, op: int, *rest: Any, timeout: float | None = None) -> Later[Any]:
+    def request(
+        self, op: int, *rest: Any, timeout: float | None = None, outcome: Later[Any] | None = None
+    ) -> Later[Any]:
         """Sends ``[op, number, *rest]``: the result is the answer's. While the link is down it waits. ServiceError has
         the server's words; Unreachable: it broke meanwhile, and what was asked for may or may not have been done;
-        TimedOut: no answer within ``timeout`` seconds; Dropped: too much waits."""
+        TimedOut: no answer within ``timeout`` seconds; Dropped: too much waits. ``outcome``: told of the answer and
+        returned, in place of a new one."""
         number = next(self._numbers)
-        later: Later[Any] = Later(f"{self._service}: request {op}")
+        later: Later[Any] = Later(f"{self._service}: request {op}") if outcome is None else outcome
         frame = wire.pack([op, number, *rest])
         if not self.send(frame):
             if self.up or self._closed or self._queued_bytes + len(frame) > BUFFER:

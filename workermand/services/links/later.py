@@ -15,6 +15,8 @@ class Later(asyncio.Future[T]):
     """A future that may be dropped: an error that nobody has fetched is logged in a line, for a sync callback has no
     way to wait for it. Thread: the one that runs the loop."""
 
+    __slots__ = ("what",)
+
     def __init__(self, what: str) -> None:
         """``what`` was tried, for the log: "publish to room.1"."""
         super().__init__()
