@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import aiofastnet
@@ -31,7 +32,9 @@ class Echo(asyncio.Protocol):
 class Listener:
     """What a TlsStream needs of one."""
 
-    def handshake_began(self, _stream: TlsStream) -> None: ...
+    worker = SimpleNamespace(timeouts=SimpleNamespace(handshake=10.0))
+
+    def handshake_began(self, *_: Any) -> None: ...
 
     def handshake_ended(self, *_: Any, **__: Any) -> None: ...
 
