@@ -14,8 +14,8 @@ import pytest
 import uvloop
 
 from tests.services.gateway.conftest import Client, ports
+from tests.services.gateway.php.test_link import KEY, business
 from tests.services.gateway.test_client import every_call
-from tests.services.gateway.test_phplink import KEY, business
 from tests.services.gateway.test_register import register
 from tests.services.php.program import php
 from workermand.services.gateway import GatewayClient

@@ -22,10 +22,11 @@ import msgspec
 
 from workermand import ConfigError, Worker
 from workermand.services import options
-from workermand.services.gateway import messages, phpregistry, transport
+from workermand.services.gateway import messages, transport
 from workermand.services.gateway.events import CALLBACKS, Dispatcher, Gateway
 from workermand.services.gateway.inner import Gate
-from workermand.services.gateway.phpregistry import Settings as Php
+from workermand.services.gateway.php import registry as phpregistry
+from workermand.services.gateway.php.registry import Settings as Php
 from workermand.services.links.errors import ServiceError, Unauthorized
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     register: str | list[str] = ""
     """See registry.servers()."""
     bus: str = ""
-    """ "nats://host:4222/name": the inner links go over nats, and there are no Registers. See bus.py."""
+    """ "nats://host:4222/name": the inner links go over nats, and there are no Registers. See bus/."""
     secret: str = ""
     """What gateways and Registers prove to know, and are proved. "": that of the Register of this daemon."""
     tls: bool | dict[str, Any] = False

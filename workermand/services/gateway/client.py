@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from workermand.services.gateway import phpregistry, transport
+from workermand.services.gateway import transport
 from workermand.services.gateway.api import Api
 from workermand.services.gateway.inner import Mesh
+from workermand.services.gateway.php import registry as phpregistry
 from workermand.services.gateway.plans import Plan
 from workermand.services.links.errors import Unreachable
 from workermand.services.links.later import Later

@@ -1,7 +1,7 @@
 """Commands: what a gateway does when it is asked to, by a business worker or any other program that may.
 
 Each is a method, called by its name with what came on the wire, which is held to its annotations first. They know the
-table and connections that can send; who asked, and how the answer goes back, is gateway.py's and php.py's.
+table and connections that can send; who asked, and how the answer goes back, is for peers.py and php/ to know.
 """
 
 from __future__ import annotations

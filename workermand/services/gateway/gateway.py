@@ -35,14 +35,14 @@ from workermand import (
 )
 from workermand.services import options
 from workermand.services.gateway import heartbeat, hooks, ids, messages, registry, routing, sessions, transport
-from workermand.services.gateway.catchup import CatchUp
 from workermand.services.gateway.commands import Commands
 from workermand.services.gateway.heartbeat import HEARD, Pulse
 from workermand.services.gateway.messages import Place
+from workermand.services.gateway.outbox.catchup import CatchUp
+from workermand.services.gateway.outbox.posting import Outboxes
 from workermand.services.gateway.peers import Peers
-from workermand.services.gateway.php import Settings as PhpSettings
-from workermand.services.gateway.php import Visitors
-from workermand.services.gateway.posting import Outboxes
+from workermand.services.gateway.php.visitors import Settings as PhpSettings
+from workermand.services.gateway.php.visitors import Visitors
 from workermand.services.gateway.registry import Registry
 from workermand.services.gateway.routing import Router, Stream
 from workermand.services.gateway.table import UID, Client, Table
@@ -64,7 +64,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     register: str | list[str] = ""
     """See registry.servers()."""
     bus: str = ""
-    """ "nats://host:4222/name": the inner links go over nats, and there are no Registers. See bus.py."""
+    """ "nats://host:4222/name": the inner links go over nats, and there are no Registers. See bus/."""
     secret: str = ""
     """What peers and Registers prove to know, and are proved. "": that of the Register of this daemon."""
     lan_ip: str = "127.0.0.1"

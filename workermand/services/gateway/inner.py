@@ -14,15 +14,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
-from workermand.services.gateway import ids, messages, phpregistry, sessions
+from workermand.services.gateway import ids, messages, sessions
 from workermand.services.gateway.commands import CHANGE_SESSIONS
 from workermand.services.gateway.keeping import Kept
 from workermand.services.gateway.messages import Place
-from workermand.services.gateway.phplink import PhpLink
-from workermand.services.gateway.phpregistry import PhpRegistry
-from workermand.services.gateway.phpregistry import Settings as Php
+from workermand.services.gateway.outbox.posting import Outboxes, Poster
+from workermand.services.gateway.php import registry as phpregistry
+from workermand.services.gateway.php.link import PhpLink
+from workermand.services.gateway.php.registry import PhpRegistry
+from workermand.services.gateway.php.registry import Settings as Php
 from workermand.services.gateway.plans import LOST, Plan
-from workermand.services.gateway.posting import Outboxes, Poster
 from workermand.services.gateway.registry import Registry
 from workermand.services.gateway.table import GROUP, UID
 from workermand.services.links import address

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from typing import Any, Final
 
-from workermand.services.gateway.phplink import PhpLink
+from workermand.services.gateway.php.link import PhpLink
 from workermand.services.links.address import Address
 from workermand.services.links.client import Link
 from workermand.services.links.errors import ServiceError, Unauthorized

@@ -6,7 +6,7 @@
     reloadable = false
 
 It knows which gateways there are, and tells whoever asks. There may be several: gateways announce themselves to all of
-them, and the others take their answers together (registry.py). It may keep an outbox (outbox.py).
+them, and the others take their answers together (registry.py). It may keep an outbox (outbox/).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from workermand import ConfigError, Connection, ControlError, LoadError, Timer, 
 from workermand.services import options
 from workermand.services.gateway import messages
 from workermand.services.gateway.messages import Place
-from workermand.services.gateway.outbox import Outbox
-from workermand.services.gateway.outbox_store import Limits
-from workermand.services.gateway.phpregister import Book
-from workermand.services.gateway.phpregister import Settings as PhpSettings
+from workermand.services.gateway.outbox.server import Outbox
+from workermand.services.gateway.outbox.store import Limits
+from workermand.services.gateway.php.register import Book
+from workermand.services.gateway.php.register import Settings as PhpSettings
 from workermand.services.links import wire as links
 from workermand.services.links.door import Door, check
 from workermand.services.links.errors import ServiceError

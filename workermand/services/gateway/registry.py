@@ -17,7 +17,7 @@ from workermand import ConfigError
 from workermand.services.gateway import messages
 from workermand.services.gateway.keeping import Kept
 from workermand.services.gateway.messages import Place
-from workermand.services.gateway.posting import Outboxes
+from workermand.services.gateway.outbox.posting import Outboxes
 from workermand.services.links import address
 from workermand.services.links.address import Server
 from workermand.services.links.errors import ServiceError, TimedOut, Unauthorized, Unreachable

@@ -11,7 +11,7 @@ from typing import Any, Final
 from workermand import ConfigError, Worker
 from workermand.services import options
 from workermand.services.gateway.inner import Mesh
-from workermand.services.gateway.phpregistry import Settings as Php
+from workermand.services.gateway.php.registry import Settings as Php
 from workermand.services.links.address import Server
 
 REFUSED: Final = {
@@ -32,7 +32,7 @@ def check(worker: Worker, bus: str) -> list[str]:
         if worker.options.get(key):
             raise options.complaint(worker, key, f"there is options.bus, too: {why}")
     try:
-        importlib.import_module("workermand.services.gateway.bus").split(bus)
+        importlib.import_module("workermand.services.gateway.bus.connection").split(bus)
     except ConfigError as error:
         raise options.complaint(worker, "bus", str(error)) from None
     return [f"options.{key} is not used: on a bus nothing listens" for key in UNUSED if key in worker.options]
@@ -41,20 +41,20 @@ def check(worker: Worker, bus: str) -> list[str]:
 def mesh(bus: str, servers: list[Server], tls: Any, php: Php | None, **rest: Any) -> Mesh:
     """The links to all gateways: over ``bus``, or to those that the Registers ``servers`` know. Raises ConfigError."""
     if bus:
-        made: Mesh = importlib.import_module("workermand.services.gateway.busmesh").BusMesh(bus, **rest)
+        made: Mesh = importlib.import_module("workermand.services.gateway.bus.mesh").BusMesh(bus, **rest)
         return made
     return Mesh(servers, tls=tls, php=php, **rest)
 
 
 def door(worker: Worker, settings: Any, *parts: Any) -> Any:
     """A BusDoor, for a gateway with these ``settings``."""
-    module = importlib.import_module("workermand.services.gateway.busdoor")
+    module = importlib.import_module("workermand.services.gateway.bus.door")
     return module.BusDoor(worker, settings.bus, *parts, settings.send_to_worker_buffer, settings.inner_ping)
 
 
 def thread(bus: str, timeout: float) -> Any:
     """A BusThread, for programs without a loop. Raises ConfigError."""
-    module = importlib.import_module("workermand.services.gateway.busblocking")
+    module = importlib.import_module("workermand.services.gateway.bus.blocking")
     return module.BusThread(bus, timeout)
 
 

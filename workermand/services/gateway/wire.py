@@ -1,7 +1,7 @@
 """GatewayWorker's own wire, version 4: what PHP programs say to a gateway, and it to them. Pure.
 
-Between the parts of our own cluster messages.py is spoken; this is for php.py, and for a business worker that joins
-gateways in PHP (phplink.py). A package, numbers big endian:
+Between the parts of our own cluster messages.py is spoken; this is for php/: its programs at our gateways, and ours
+at gateways in PHP. A package, numbers big endian:
 
     N   length of the whole                     N   client's IPv4 address     C   flags
     C   command                                 n   client's port             n   port the client came to
