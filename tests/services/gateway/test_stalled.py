@@ -6,13 +6,17 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 
+import pytest
 import uvloop
 
+from tests.conftest import wait_until
 from tests.services.gateway.conftest import Client, cluster, register_of
 from tests.services.gateway.test_client import people, until
-from workermand.services.gateway import Delivery, GatewayClient
+from workermand.services.gateway import BlockingGatewayClient, Delivery, GatewayClient
+from workermand.services.links.errors import Unreachable
 from workermand.testing import RunningServer
 
 PING = 0.2
@@ -87,3 +91,22 @@ def test_business_goes_on() -> None:
             for client in here.values():
                 assert client.hear() == "for all"
             assert asking.hear() == f"Delivery(delivered={len(here)}, dropped=0, lost=1, kept=0)"
+
+
+def test_blocking_calls_wait_for_it_once() -> None:
+    with cluster(gateways=2) as server, contextlib.ExitStack() as stack:
+        clients = people(server, stack, 2, 4)
+        gateway = stack.enter_context(BlockingGatewayClient(register_of(server), timeout=2.0))
+        assert gateway.send_to_all("all") == Delivery(len(clients), 0, 0)
+        with stalled(server, clients) as (here, there):
+            sent: list[Delivery] = []
+            sending = threading.Thread(target=lambda: sent.append(gateway.send_to_all("at once")))
+            sending.start()
+            for client in here.values():
+                assert [client.hear(), client.hear()] == ["all", "at once"]
+            sending.join()
+            assert sent == [Delivery(len(here), 0, 1)]
+            assert gateway.send_to_all("and again") == Delivery(len(here), 0, 1)
+            with pytest.raises(Unreachable, match="has not answered a moment ago"):
+                gateway.is_online(next(iter(there)))
+        wait_until("it is back", lambda: gateway.send_to_all("back") == Delivery(len(clients), 0, 0))

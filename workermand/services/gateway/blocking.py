@@ -13,7 +13,8 @@ import logging
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from workermand.services.gateway import ids, messages, plans, registry, transport
@@ -31,6 +32,10 @@ T = TypeVar("T")
 
 FRESH: Final = 1.0
 """Seconds that the Registers' answer is believed."""
+SLOW: Final = 0.5
+"""Seconds: a gateway that fails after more than that is left alone for"""
+PAUSE: Final = 5.0
+"""seconds: one that stands still must not hold up every page of a site."""
 
 
 class BlockingGatewayClient:
@@ -60,6 +65,8 @@ class BlockingGatewayClient:
         self._gates: dict[Place, BlockingLink] = {}
         self._outboxes: dict[BlockingLink, tuple[int, bool]] = {}
         """Of each Register: the connection on which it was asked, and whether it keeps one."""
+        self._away: dict[BlockingLink, float] = {}
+        """Until when each is left alone."""
         self._asked = 0.0
         self._lock = threading.RLock()
 
@@ -70,6 +77,7 @@ class BlockingGatewayClient:
             for link in [*self._registers, *self._gates.values()]:
                 link.close()
             self._gates.clear()
+            self._away.clear()
             self._asked = 0.0
 
     def __enter__(self) -> BlockingGatewayClient:
@@ -102,7 +110,34 @@ class BlockingGatewayClient:
         return delivery
 
     def _run_on_gates(self, plan: Plan[T]) -> T:
-        return plan.combine([self._ask(link, plan, arguments) for link, arguments in self._calls(plan)])
+        """All are asked before the first answer is waited for."""
+        deadline = time.monotonic() + self._timeout
+        asked = []
+        for link, arguments in self._calls(plan):
+            stamp = (0,) if plan.command in CHANGE_SESSIONS else ()
+            op = messages.CHANGE if stamp else messages.CALL
+            ask = partial(link.ask, op, *stamp, plan.command, arguments, deadline=deadline)
+            asked.append((link, self._try(plan, link, ask)))
+        return plan.combine(
+            [
+                number if number is LOST else self._try(plan, link, partial(link.answer, number, deadline=deadline))
+                for link, number in asked
+            ]
+        )
+
+    def _try(self, plan: Plan[Any], link: BlockingLink, step: Callable[[], Any]) -> Any:
+        """LOST when it has failed, if the plan is content with that."""
+        began = time.monotonic()
+        try:
+            if began < self._away.get(link, 0.0):
+                raise Unreachable(f"the gateway at {link.address} has not answered a moment ago")
+            return step()
+        except (Unreachable, TimedOut):
+            if time.monotonic() - began > SLOW:
+                self._away[link] = time.monotonic() + PAUSE
+            if plan.tolerant:
+                return LOST
+            raise
 
     def _calls(self, plan: Plan[Any]) -> list[tuple[BlockingLink, tuple[Any, ...]]]:
         if plan.clients is not None:
@@ -114,16 +149,6 @@ class BlockingGatewayClient:
             return [(self._gates[place], (share, *plan.arguments)) for place, share in shares.items()]
         first = () if plan.keys is None else (list(plan.keys),)
         return [(link, (*first, *plan.arguments)) for link in self._gates.values()]
-
-    def _ask(self, link: BlockingLink, plan: Plan[Any], arguments: tuple[Any, ...]) -> Any:
-        try:
-            if plan.command in CHANGE_SESSIONS:
-                return link.request(messages.CHANGE, 0, plan.command, arguments)
-            return link.request(messages.CALL, plan.command, arguments)
-        except (Unreachable, TimedOut):
-            if plan.tolerant:
-                return LOST
-            raise
 
     def _look(self) -> None:
         """Which gateways are there? One Register that answers will do; of several the answers are taken together."""
@@ -144,7 +169,9 @@ class BlockingGatewayClient:
             raise failure or ServiceError("no Register")
         self._asked = time.monotonic()
         for place in self._gates.keys() - places:
-            self._gates.pop(place).close()
+            link = self._gates.pop(place)
+            link.close()
+            self._away.pop(link, None)
         for place in places - self._gates.keys():
             if place.uri:
                 self._gates[place] = BlockingLink(

@@ -62,9 +62,20 @@ class BlockingLink:
         not have been done; TimedOut: likewise, and the connection is given up: no later call may get this answer."""
         with self._lock:
             deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+            return self.answer(self.ask(op, *rest, deadline=deadline), deadline=deadline)
+
+    def ask(self, op: int, *rest: Any, deadline: float) -> int:
+        """The half of request() that sends; the number is for answer(). Who asks several servers asks all of them
+        before he waits. ``deadline``: of time.monotonic()."""
+        with self._lock, self._giving_up():
             number = next(self._numbers)
+            self._send([op, number, *rest], deadline)
+            return number
+
+    def answer(self, number: int, *, deadline: float) -> Any:
+        """The other half. What is not fetched is nobody's."""
+        with self._lock:
             with self._giving_up():
-                self._send([op, number, *rest], deadline)
                 while True:
                     message = self._read(deadline)
                     if message[0] >= wire.FIRST:
