@@ -8,17 +8,14 @@ import re
 import signal
 import socket
 from ast import literal_eval
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.certs import Authority
 from tests.conftest import wait_until
-from tests.services.gateway.conftest import EVENTS, Client, Transport, cluster, ports, toml
-from workermand.services.gateway import BlockingGatewayClient
+from tests.services.gateway.conftest import Client, Transport, cluster
 from workermand.services.gateway.plans import Delivery
-from workermand.testing import RunningServer, ServerFailed, running_server
+from workermand.testing import RunningServer, ServerFailed
 
 
 def call(client: Client, name: str, *arguments: Any) -> Any:
@@ -270,34 +267,3 @@ def test_a_router_of_ones_own(transport: Transport) -> None:
         with Client(server) as one, Client(server) as two:
             id_of(one), id_of(two)
             assert len({one.ask("pid") for _ in range(3)} | {two.ask("pid") for _ in range(3)}) == 1
-
-
-def test_ipv6_and_tls_on_the_inner_links(tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
-    cert, key = map(str, authority.issue("localhost", "::1"))
-    options = {"register": "", "secret": "swordfish", "tls": {"ca": str(authority.file)}}
-    with ports(2) as first:
-        text = f"""
-[worker.register]
-listen = "frame://[::1]:{first}"
-handler = "workermand.services.gateway.register"
-reloadable = false
-tls = {toml({"cert": cert, "key": key})}
-options = {toml({"secret": "swordfish"})}
-
-[worker.gateway]
-listen = "text://127.0.0.1:0"
-handler = "workermand.services.gateway.gateway"
-reloadable = false
-tls = {toml({"cert": cert, "key": key})}
-options = {toml({"lan_ip": "::1", "start_port": first + 1, **options})}
-
-[worker.business]
-handler = "workermand.services.gateway.business"
-options = {toml({"events": EVENTS, **options})}
-"""
-        with running_server(text) as server, Client(server, authority.client()) as client:
-            id_of(client)
-            assert client.ask("hello") == "HELLO"
-            with BlockingGatewayClient(f"register://[::1]:{first}", "swordfish", tls=authority.client()) as gateway:
-                assert gateway.get_all_client_id_count() == 1

@@ -14,7 +14,6 @@ the process.
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import ipaddress
 import logging
@@ -23,10 +22,8 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from workermand import (
-    ConfigError,
     Connection,
     ConnectionStatus,
-    ControlError,
     LoadError,
     Request,
     SendError,
@@ -34,26 +31,19 @@ from workermand import (
     Worker,
 )
 from workermand.services import options
-from workermand.services.gateway import heartbeat, hooks, ids, messages, registry, routing, sessions, transport
+from workermand.services.gateway import heartbeat, hooks, ids, messages, routing, sessions, transport
 from workermand.services.gateway.commands import Commands
 from workermand.services.gateway.heartbeat import HEARD, Pulse
-from workermand.services.gateway.messages import Place
 from workermand.services.gateway.outbox.catchup import CatchUp
 from workermand.services.gateway.outbox.posting import Outboxes
-from workermand.services.gateway.peers import Peers
 from workermand.services.gateway.php.visitors import Settings as PhpSettings
-from workermand.services.gateway.php.visitors import Visitors
-from workermand.services.gateway.registry import Registry
 from workermand.services.gateway.routing import Router, Stream
 from workermand.services.gateway.table import UID, Client, Table
-from workermand.services.links.errors import Unauthorized
 
 logger = logging.getLogger(__name__)
 
 QUEUE: Final = "queue"
 ROUTERS: Final = {"least_connections": routing.least_connections, "random": routing.at_random}
-PATIENCE: Final = 5.0
-"""Seconds that a start waits for a Register; then it goes on without."""
 NOTE: Final = 1.0
 """Seconds between two looks at what the status says."""
 
@@ -185,97 +175,25 @@ class Service:
             redeliver=settings.redeliver,
             on_mate=self.hooks.business_worker,
         )
-        self._prefix = ids.new_tag()
-        self._visitors: Visitors | None = None
-        self._registry: Registry | None = None
         self._homeless_since: float | None = None
-        self._bus: Any = None
-        if settings.bus:
-            transport.check(worker, settings.bus)
-            self._bus = transport.door(worker, settings, self._prefix, self.table, self.commands, self.router)
-            self.peers: Peers = self._bus.peers
-        else:
-            self._make_listener()
-
-    def _make_listener(self) -> None:
-        worker, settings = self._worker, self._settings
-        try:
-            self._registers = registry.servers(settings.register, settings.secret)
-        except ConfigError as error:
-            raise options.complaint(worker, "register", str(error)) from None
-        port = settings.start_port + worker.id
-        # Of the schemes that are always encrypted; peers.py swaps the protocol.
-        scheme = "https" if settings.tls else "frame"
-        self._inner = f"{scheme}://{_host(settings.listen_inner or settings.lan_ip)}:{port}"
-        php_address = ""
-        if settings.php is not None:
-            self._visitors = Visitors(
-                worker, settings.php, self.table, self.commands, self.router, settings.send_to_worker_buffer
-            )
-            self._prefix, php_address = self._visitors.prefix, self._visitors.address
-        self.peers = Peers(
-            worker,
-            self._inner,
-            messages.service(self._prefix),
-            self._registers[0].secret,
-            self.table,
-            self.commands,
-            self.router,
-            settings.send_to_worker_buffer,
-        )
-        self._place = Place(f"tcp://{_host(settings.lan_ip)}:{port}", self._prefix, php_address)
+        self._inside = transport.inside(worker, settings, self.table, self.commands, self.router, self.outboxes)
 
     async def start(self) -> None:
         """The others hear of this gateway when they can reach it."""
         await self.hooks.start()
-        if self._bus is None:
-            await self._listen()
-        else:
-            try:
-                await self._bus.start()
-            except Unauthorized as error:
-                raise options.complaint(self._worker, "bus", str(error)) from None
+        await self._inside.start()
         settings = self._settings
         if settings.ping_interval:
             Timer.add(heartbeat.period(settings.ping_interval, settings.ping_not_response_limit), self._beat)
         Timer.add(NOTE, self._look)
 
-    async def _listen(self) -> None:
-        try:
-            await self._worker.listen(self._inner, self.peers)
-        except (ConfigError, ControlError) as error:
-            raise options.complaint(self._worker, "start_port", f"{self._inner}: {error}") from None
-        if self._visitors is not None:
-            try:
-                await self._worker.listen(self._visitors.uri, self._visitors)
-            except (ConfigError, ControlError) as error:
-                raise options.complaint(self._worker, "php", f"{self._visitors.uri}: {error}") from None
-        settings = self._settings
-        self._registry = Registry(
-            self._registers,
-            announce=self._place,
-            outboxes=self.outboxes,
-            tls=settings.tls or None,
-            ping=settings.inner_ping,
-        )
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await self._registry.first()
-        except TimeoutError:
-            logger.warning("no Register within %g s: it goes on without", PATIENCE)
-        except Unauthorized as error:
-            raise options.complaint(self._worker, "secret", str(error)) from None
-
     async def stop(self) -> None:
         await self.catchup.close()
-        if self._bus is not None:
-            await self._bus.stop()
-        if self._registry is not None:
-            await self._registry.close()
+        await self._inside.stop()
         await self.hooks.stop()
 
     def _offer(self, *event: Any) -> None:
-        self._bus.offer(*event)
+        self._inside.offer(*event)
 
     # ------------------------------------------------------------------ clients
 
@@ -317,12 +235,12 @@ class Service:
 
     def _new_id(self) -> str:
         while True:
-            id = ids.new_id(self._prefix, self._settings.client_id_length)
+            id = ids.new_id(self._inside.prefix, self._settings.client_id_length)
             if id not in self.router.streams and not id.endswith("00000000"):  # which is no connection in PHP
                 return id
 
     def _changed(self, kind: str, key: str, present: bool) -> None:
-        self.peers.changed(kind, key, present)
+        self._inside.peers.changed(kind, key, present)
         if kind == UID:
             (self.catchup.look if present else self.catchup.wake)(key)
 
@@ -395,7 +313,3 @@ def _router(worker: Worker, name: str) -> Any:
     if not callable(chosen):
         raise options.complaint(worker, "router", f"{module} has no function {function}")
     return chosen
-
-
-def _host(ip: str) -> str:
-    return f"[{ip}]" if ":" in ip else ip

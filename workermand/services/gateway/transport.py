@@ -6,13 +6,21 @@ nats-py is imported where there is a bus, and nowhere else.
 from __future__ import annotations
 
 import importlib
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from workermand import ConfigError, Worker
 from workermand.services import options
+from workermand.services.gateway.commands import Commands
 from workermand.services.gateway.inner import Mesh
+from workermand.services.gateway.outbox.posting import Outboxes
 from workermand.services.gateway.php.registry import Settings as Php
+from workermand.services.gateway.routing import Router
+from workermand.services.gateway.sockets import Sockets
+from workermand.services.gateway.table import Table
 from workermand.services.links.address import Server
+
+if TYPE_CHECKING:
+    from workermand.services.gateway.gateway import Settings
 
 REFUSED: Final = {
     "register": "on a bus there are no Registers",
@@ -46,10 +54,16 @@ def mesh(bus: str, servers: list[Server], tls: Any, php: Php | None, **rest: Any
     return Mesh(servers, tls=tls, php=php, **rest)
 
 
-def door(worker: Worker, settings: Any, *parts: Any) -> Any:
-    """A BusDoor, for a gateway with these ``settings``."""
+def inside(
+    worker: Worker, settings: Settings, table: Table, commands: Commands, router: Router, outboxes: Outboxes
+) -> Any:
+    """The inner side of a gateway: Sockets or BusDoor. Raises LoadError."""
+    if not settings.bus:
+        return Sockets(worker, settings, table, commands, router, outboxes)
+    check(worker, settings.bus)
     module = importlib.import_module("workermand.services.gateway.bus.door")
-    return module.BusDoor(worker, settings.bus, *parts, settings.send_to_worker_buffer, settings.inner_ping)
+    buffer, ping = settings.send_to_worker_buffer, settings.inner_ping
+    return module.BusDoor(worker, settings.bus, table, commands, router, buffer, ping)
 
 
 def thread(bus: str, timeout: float) -> Any:

@@ -144,13 +144,17 @@ def test_who_says_something_on_a_pipe_that_is_none_is_told(nats: Server) -> None
 def test_a_gateway_that_ends_has_its_last_events_handled(nats: Server) -> None:
     bus = Transport(nats).bus
     source = """
-async def on_message(client_id, message): ...
+from workermand.services.gateway import Gateway
+
+def on_message(client_id, message):
+    Gateway.send_to_current_client("heard")
+
 def on_close(client_id):
     print("closed:", client_id)
 """
     with cluster(bus=bus, gateways=1, events="ours", files={"ours.py": source}) as gateways:
         with Client(gateways) as client:
-            client.say("hello")
+            assert client.ask("hello") == "heard"
             (pid,) = pids(gateways, "gateway")
             os.kill(pid, signal.SIGTERM)
             gateways.wait_for("closed: [0-9a-f]{20}")

@@ -15,7 +15,8 @@ from typing import Any, Final, cast
 import msgspec
 
 from workermand import Connection, Timer, Worker
-from workermand.services.gateway import messages
+from workermand.services import options
+from workermand.services.gateway import ids, messages
 from workermand.services.gateway.bus.connection import Bus
 from workermand.services.gateway.bus.mesh import ALL, OFFER, SCHEME, subject_of
 from workermand.services.gateway.bus.pipes import BYE, HEAD, OPEN, Pipe
@@ -26,6 +27,7 @@ from workermand.services.gateway.peers import Key, Peers
 from workermand.services.gateway.routing import Mate, Router, Stream, least_connections
 from workermand.services.gateway.table import Table
 from workermand.services.links import wire as links
+from workermand.services.links.errors import Unauthorized
 
 logger = logging.getLogger(__name__)
 
@@ -138,15 +140,16 @@ class BusDoor:
         self,
         worker: Worker,
         url: str,
-        prefix: str,
         table: Table,
         commands: Commands,
         router: Router,
         buffer: int,
         ping: float,
     ) -> None:
-        """``prefix``: what its client_ids begin with; ``buffer``: bytes that may be on the way to one peer. Raises
-        ConfigError."""
+        """``buffer``: bytes that may be on the way to one peer. Raises ConfigError."""
+        self._worker = worker
+        self.prefix = prefix = ids.new_tag()
+        """What its client_ids begin with."""
         self.bus = Bus(url)
         self.buffer, self.ping = buffer, ping
         # Nobody comes through the door: who may publish to our subjects is nats's to say.
@@ -171,13 +174,15 @@ class BusDoor:
         Timer.add(LINGER, self._sweep)
 
     async def start(self) -> None:
-        """The others hear of this gateway when they can reach it. Raises Unauthorized."""
+        """The others hear of this gateway when they can reach it. Raises LoadError."""
         self._roster = Roster(self.bus, announce=self._place, ping=self.ping)
         try:
             async with asyncio.timeout(PATIENCE):
                 await self._roster.first()
         except TimeoutError:
             logger.warning("no nats at %s within %g s: it goes on without", self.bus.where, PATIENCE)
+        except Unauthorized as error:
+            raise options.complaint(self._worker, "bus", str(error)) from None
 
     async def stop(self) -> None:
         """The last events of clients are handled first."""
