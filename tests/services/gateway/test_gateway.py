@@ -267,3 +267,18 @@ def test_a_router_of_ones_own(transport: Transport) -> None:
         with Client(server) as one, Client(server) as two:
             id_of(one), id_of(two)
             assert len({one.ask("pid") for _ in range(3)} | {two.ask("pid") for _ in range(3)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("raise ValueError(kind)", "ValueError: "),
+        ("return None", "has to return one of the mates, not None"),
+    ],
+)
+def test_a_router_that_fails(source: str, words: str) -> None:
+    files = {"ours.py": f"def choose(mates, stream, kind, body):\n    {source}\n"}
+    with cluster(gateway={"router": "ours:choose"}, files=files) as server, Client(server) as client:
+        id_of(client)
+        assert client.ask("hello") == "HELLO"
+        server.wait_for(f"exception in router ours:choose, connection (?s:.*){words}")

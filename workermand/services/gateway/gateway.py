@@ -17,7 +17,8 @@ from __future__ import annotations
 import importlib
 import ipaddress
 import logging
-from typing import Annotated, Any, Final
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, cast
 
 import msgspec
 
@@ -37,7 +38,7 @@ from workermand.services.gateway.heartbeat import HEARD, Pulse
 from workermand.services.gateway.outbox.catchup import CatchUp
 from workermand.services.gateway.outbox.posting import Outboxes
 from workermand.services.gateway.php.visitors import Settings as PhpSettings
-from workermand.services.gateway.routing import Router, Stream
+from workermand.services.gateway.routing import Mate, Router, Stream
 from workermand.services.gateway.table import UID, Client, Table
 
 logger = logging.getLogger(__name__)
@@ -312,4 +313,15 @@ def _router(worker: Worker, name: str) -> Any:
     chosen = getattr(importlib.import_module(module), function, None)
     if not callable(chosen):
         raise options.complaint(worker, "router", f"{module} has no function {function}")
-    return chosen
+
+    def choose(mates: Sequence[Mate], stream: Stream, kind: int, body: Any) -> Mate:
+        """What it raises is reported, and nobody waits for it to be mended."""
+        try:
+            if (mate := chosen(mates, stream, kind, body)) in mates:
+                return cast(Mate, mate)
+            raise TypeError(f"{name} has to return one of the mates, not {mate!r}")
+        except Exception as error:
+            worker.failed(f"router {name}", stream.client.connection, error)
+            return routing.least_connections(mates, stream, kind, body)
+
+    return choose
