@@ -25,7 +25,7 @@ def look(worker: Worker) -> None:
 
 
 def of_a_gateway(service: Any) -> dict[str, int]:
-    table, router, peers = service.table, service.router, service.peers
+    table, router, peers = service.table, service.router, service.inside.peers
     return {
         "table": len(table.clients) + len(table.uids) + len(table.groups),
         "streams": len(router.streams) + sum(len(mate.streams) for mate in router.mates.values()),

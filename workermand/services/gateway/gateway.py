@@ -177,12 +177,12 @@ class Service:
             on_mate=self.hooks.business_worker,
         )
         self._homeless_since: float | None = None
-        self._inside = transport.inside(worker, settings, self.table, self.commands, self.router, self.outboxes)
+        self.inside = transport.inside(worker, settings, self.table, self.commands, self.router, self.outboxes)
 
     async def start(self) -> None:
         """The others hear of this gateway when they can reach it."""
         await self.hooks.start()
-        await self._inside.start()
+        await self.inside.start()
         settings = self._settings
         if settings.ping_interval:
             Timer.add(heartbeat.period(settings.ping_interval, settings.ping_not_response_limit), self._beat)
@@ -190,11 +190,11 @@ class Service:
 
     async def stop(self) -> None:
         await self.catchup.close()
-        await self._inside.stop()
+        await self.inside.stop()
         await self.hooks.stop()
 
     def _offer(self, *event: Any) -> None:
-        self._inside.offer(*event)
+        self.inside.offer(*event)
 
     # ------------------------------------------------------------------ clients
 
@@ -236,12 +236,12 @@ class Service:
 
     def _new_id(self) -> str:
         while True:
-            id = ids.new_id(self._inside.prefix, self._settings.client_id_length)
+            id = ids.new_id(self.inside.prefix, self._settings.client_id_length)
             if id not in self.router.streams and not id.endswith("00000000"):  # which is no connection in PHP
                 return id
 
     def _changed(self, kind: str, key: str, present: bool) -> None:
-        self._inside.peers.changed(kind, key, present)
+        self.inside.peers.changed(kind, key, present)
         if kind == UID:
             (self.catchup.look if present else self.catchup.wake)(key)
 
