@@ -61,7 +61,8 @@ def cluster(
     bus: str = "",
 ) -> Iterator[RunningServer]:
     """Register, gateways and business workers in one daemon. ``gateway``, ``worker`` and ``register``
-    are further options of the three kinds; ``more`` is further TOML. With ``bus`` there is no Register."""
+    are further options of the three kinds; ``more`` is further TOML. With ``bus`` there is a Register only if it has
+    ``register``, for an outbox."""
     with ports(gateways) as first:
         introduction = f"""
 [worker.register]
@@ -70,9 +71,20 @@ handler = "workermand.services.gateway.register"
 reloadable = false
 options = {toml({"secret": secret, **(register or {})})}
 """
+        if bus:
+            introduction = (
+                f"""
+[worker.register]
+handler = "workermand.services.gateway.register"
+reloadable = false
+options = {toml({"bus": bus, **register})}
+"""
+                if register
+                else ""
+            )
         place = {"bus": bus} if bus else {"start_port": first}
         text = f"""
-{"" if bus else introduction}
+{introduction}
 
 [worker.gateway]
 listen = "{listen}"

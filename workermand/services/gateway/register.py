@@ -11,7 +11,6 @@ them, and the others take their answers together (registry.py). It may keep an o
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from typing import Any, Final
@@ -20,7 +19,7 @@ import msgspec
 
 from workermand import ConfigError, Connection, ControlError, LoadError, Timer, Worker
 from workermand.services import options
-from workermand.services.gateway import messages
+from workermand.services.gateway import messages, transport
 from workermand.services.gateway.messages import Place
 from workermand.services.gateway.outbox.server import Outbox
 from workermand.services.gateway.outbox.store import Limits
@@ -29,7 +28,6 @@ from workermand.services.gateway.php.register import Settings as PhpSettings
 from workermand.services.links import wire as links
 from workermand.services.links.door import Door, check
 from workermand.services.links.errors import ServiceError
-from workermand.services.links.later import Later
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +43,8 @@ SWEEP: Final = 0.25
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The keys of ``options``."""
 
+    bus: str = ""
+    """ "nats://host:4222/name": it keeps an outbox for a cluster over nats, and listens nowhere. See bus/outbox.py."""
     secret: str = ""
     """Gateways and clients prove that they know it. Without one only this machine may call."""
     php: PhpSettings | None = None
@@ -57,13 +57,22 @@ def on_worker_check(worker: Worker) -> list[str]:
     """For `workermand check`."""
     settings = options.read(worker, Settings)
     _check_count(worker)
+    if settings.bus:
+        _check_bus(worker, settings)
+        return []
     return check(worker, messages.REGISTER, settings.secret, DEFAULT)
 
 
 async def on_worker_start(worker: Worker) -> None:
     """Raises LoadError for options that cannot be."""
-    worker.register = service = Service(worker, options.read(worker, Settings))
-    await service.start()
+    settings = options.read(worker, Settings)
+    _check_count(worker)
+    if settings.bus:
+        _check_bus(worker, settings)
+        worker.register = transport.outbox(worker, settings.bus, settings.outbox)
+    else:
+        worker.register = Service(worker, settings)
+    await worker.register.start()
 
 
 def on_connect(connection: Connection) -> None:
@@ -128,18 +137,18 @@ class Service:
         message = self.door.hear(connection, body)
         if message is None:
             return
+        if self._outbox is not None and message[0] in messages.OF_OUTBOX:
+            self._outbox.serve(connection, message)
+            return
         try:
             result = self._do(connection, message)
         except ServiceError as error:
             connection.send(links.body([links.FAIL, message[1], str(error)]))
             return
-        if isinstance(result, Later):
-            result.add_done_callback(lambda later: _answer(connection, message[1], later))
-        else:
-            connection.send(links.body([links.OK, message[1], result]))
-            if message[0] == messages.WATCH:
-                # Not as the result: who waits for that may see it later than the news that come behind it.
-                connection.send(links.body([messages.GATEWAYS, 0, self.places]))
+        connection.send(links.body([links.OK, message[1], result]))
+        if message[0] == messages.WATCH:
+            # Not as the result: who waits for that may see it later than the news that come behind it.
+            connection.send(links.body([messages.GATEWAYS, 0, self.places]))
 
     def _do(self, connection: Connection, message: list[Any]) -> Any:
         match message:
@@ -153,8 +162,6 @@ class Service:
                 return self.places
             case [messages.OUTBOX, _]:
                 return self._outbox is not None
-        if message[0] in messages.OF_OUTBOX and self._outbox is not None:
-            return self._outbox.ask(message)
         raise ServiceError("a Register is asked ANNOUNCE, LIST or WATCH, and for its outbox if it keeps one")
 
     def _announce(self, connection: Connection, place: Place, ping: float) -> None:
@@ -204,16 +211,17 @@ class Service:
                 connection.destroy()
 
 
-def _answer(connection: Connection, number: int, later: asyncio.Future[Any]) -> None:
-    """When it is known; to one that has gone, nobody listens."""
-    if (error := later.exception()) is not None:
-        connection.send(links.body([links.FAIL, number, str(error)]))
-    elif connection.send(links.body([links.OK, number, later.result()])) is False:
-        connection.destroy()  # it would wait for ever
-
-
 def _check_count(worker: Worker) -> None:
     if worker.count != 1:
         raise LoadError(
             f"worker {worker.name}: count = {worker.count}, write 1: each process would know other gateways"
         )
+
+
+def _check_bus(worker: Worker, settings: Settings) -> None:
+    transport.check(worker, settings.bus)
+    if settings.outbox is None:
+        raise options.complaint(worker, "bus", "on a bus a Register is there for its outbox alone: set outbox = {}")
+    own = next(sibling for sibling in worker.siblings if sibling.name == worker.name)
+    if own.listen:
+        raise LoadError(f"worker {worker.name}: listen: with options.bus nobody comes there; take it out")

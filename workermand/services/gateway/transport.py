@@ -63,7 +63,12 @@ def inside(
     check(worker, settings.bus)
     module = importlib.import_module("workermand.services.gateway.bus.door")
     buffer, ping = settings.send_to_worker_buffer, settings.inner_ping
-    return module.BusDoor(worker, settings.bus, table, commands, router, buffer, ping)
+    return module.BusDoor(worker, settings.bus, table, commands, router, outboxes, buffer, ping)
+
+
+def outbox(worker: Worker, bus: str, limits: Any) -> Any:
+    """A BusOutbox."""
+    return importlib.import_module("workermand.services.gateway.bus.outbox").BusOutbox(worker, bus, limits)
 
 
 def thread(bus: str, timeout: float) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import uvloop
 
 from tests.conftest import wait_until
-from tests.services.gateway.conftest import Client, cluster, register_of
+from tests.services.gateway.conftest import Client, Transport, cluster, register_of
 from tests.services.gateway.outbox.test_posting import Counter, settled
 from tests.services.gateway.test_gateway import call, handshake, id_of, pids, read_frame
 from workermand import ConnectionStatus
@@ -50,11 +50,11 @@ def waiting(server: RunningServer) -> int:
     return int(register["figures"]["letters waiting"])
 
 
-def test_nothing_is_overtaken_by_what_is_sent_meanwhile() -> None:
+def test_nothing_is_overtaken_by_what_is_sent_meanwhile(transport: Transport) -> None:
     """A stream that begins before the uid is bound, and does not pause."""
 
     async def stream(server: RunningServer, client: Client, id: str) -> None:
-        async with GatewayClient(register_of(server)) as gateway:
+        async with GatewayClient(**transport.to(server)) as gateway:
             sent: list[Any] = []
             for number in range(600):
                 sent.append(gateway.send_to_uid(7, str(number)))
@@ -70,7 +70,8 @@ def test_nothing_is_overtaken_by_what_is_sent_meanwhile() -> None:
         heard = [client.hear() for _ in range(600)]
         assert heard == [str(number) for number in range(600)]
 
-    with cluster(gateways=2, register={"outbox": {}}) as server, Client(server) as client:
+    outbox: dict[str, Any] = {"register": {"outbox": {}}}
+    with transport.cluster(gateways=2, **outbox) as server, Client(server) as client:
         uvloop.run(stream(server, client, id_of(client)))
         wait_until("all are acknowledged", lambda: waiting(server) == 0)
 
@@ -111,10 +112,11 @@ def test_what_was_taken_and_not_acknowledged_comes_again() -> None:
         wait_until("it is acknowledged", lambda: waiting(server) == 0)
 
 
-def test_a_gateway_that_is_killed_loses_no_letter() -> None:
+def test_a_gateway_that_is_killed_loses_no_letter(transport: Transport) -> None:
     """Its client does not read, so that not all of them are acknowledged."""
-    with cluster(register={"outbox": {"bytes": 100_000_000}}) as server:
-        with Client(server) as client, BlockingGatewayClient(register_of(server)) as gateway:
+    outbox: dict[str, Any] = {"register": {"outbox": {"bytes": 100_000_000}}}
+    with transport.cluster(**outbox) as server:
+        with Client(server) as client, BlockingGatewayClient(**transport.to(server)) as gateway:
             id = id_of(client)
             for number in range(100):
                 assert gateway.send_to_uid(7, f"{number} " + "x" * 100_000) == KEPT
@@ -123,7 +125,7 @@ def test_a_gateway_that_is_killed_loses_no_letter() -> None:
             (pid,) = pids(server, "gateway")
             os.kill(pid, signal.SIGKILL)
             first = last_of(client)
-        with Client(server) as client, BlockingGatewayClient(register_of(server)) as gateway:
+        with Client(server) as client, BlockingGatewayClient(**transport.to(server)) as gateway:
             id = id_of(client)
             assert gateway.bind_uid(id, 7) is True
             numbers = [int(client.hear().split()[0])]

@@ -8,7 +8,7 @@ import pytest
 import uvloop
 
 from tests.conftest import wait_until
-from tests.services.gateway.conftest import Client, cluster, register_of
+from tests.services.gateway.conftest import Client, Transport, cluster, register_of
 from tests.services.gateway.outbox.test_posting import register, uri
 from tests.services.gateway.test_gateway import call, id_of
 from workermand.services.gateway import BlockingGatewayClient, Delivery, GatewayClient, messages
@@ -18,24 +18,28 @@ from workermand.services.links.errors import ServiceError
 from workermand.testing import ServerFailed
 
 
-def test_from_everywhere_in_order_once() -> None:
-    async def push(register: str) -> None:
-        async with GatewayClient(register) as gateway:
+def test_from_everywhere_in_order_once(transport: Transport) -> None:
+    async def push(to: dict[str, Any]) -> None:
+        async with GatewayClient(**to) as gateway:
             assert await gateway.send_to_uid(7, "1") == Delivery(0, 0, 0, kept=1)
             sent = [gateway.send_to_uid(7, str(number)) for number in range(2, 99)]
             assert [await one for one in sent] == [Delivery(0, 0, 0, kept=1)] * 97
             gateway.send_to_uid(7, "99")  # which nobody waits for
 
-    with cluster(gateways=2, register={"outbox": {}}) as server, Client(server) as client, Client(server) as other:
+    outbox: dict[str, Any] = {"register": {"outbox": {}}}
+    with (
+        transport.cluster(gateways=2, **outbox) as server,
+        Client(server) as client,
+        Client(server) as other,
+        BlockingGatewayClient(**transport.to(server)) as gateway,
+    ):
         id, _ = id_of(client), id_of(other)
-        uvloop.run(push(register_of(server)))
+        uvloop.run(push(transport.to(server)))
         assert call(other, "send_to_uid", 7, "100") == Delivery(0, 0, 0, kept=1)
-        with BlockingGatewayClient(register_of(server)) as gateway:
-            assert gateway.send_to_uid(7, "101") == Delivery(0, 0, 0, kept=1)
+        assert gateway.send_to_uid(7, "101") == Delivery(0, 0, 0, kept=1)
         assert call(other, "bind_uid", id, 7) is True
         assert [client.hear() for _ in range(101)] == [str(number) for number in range(1, 102)]
-        with BlockingGatewayClient(register_of(server)) as gateway:
-            assert gateway.send_to_uid([7, 8], "102") == Delivery(1, 0, 0, kept=1)
+        assert gateway.send_to_uid([7, 8], "102") == Delivery(1, 0, 0, kept=1)
         assert client.hear() == "102"
         assert client.ask("hello") == "HELLO"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
@@ -17,16 +16,18 @@ import msgspec
 from workermand import Connection, Timer, Worker
 from workermand.services import options
 from workermand.services.gateway import ids, messages
+from workermand.services.gateway.bus.boxes import Boxes
+from workermand.services.gateway.bus.callers import Callers
 from workermand.services.gateway.bus.connection import Bus
-from workermand.services.gateway.bus.mesh import ALL, OFFER, SCHEME, subject_of
-from workermand.services.gateway.bus.pipes import BYE, HEAD, OPEN, Pipe
+from workermand.services.gateway.bus.link import SCHEME
+from workermand.services.gateway.bus.mesh import ALL, OFFER, subject_of
 from workermand.services.gateway.bus.roster import Roster
 from workermand.services.gateway.commands import Commands
 from workermand.services.gateway.messages import Place
+from workermand.services.gateway.outbox.posting import Outboxes
 from workermand.services.gateway.peers import Key, Peers
 from workermand.services.gateway.routing import Mate, Router, Stream, least_connections
 from workermand.services.gateway.table import Table
-from workermand.services.links import wire as links
 from workermand.services.links.errors import Unauthorized
 
 logger = logging.getLogger(__name__)
@@ -42,60 +43,8 @@ FAREWELL: Final = 1.0
 """Seconds that a stop waits for business workers to finish what they have;"""
 LOOK: Final = 0.02
 """those between two looks."""
-CALLER: Final = re.compile(r"p\.[0-9a-f]{16}\.([0-9a-f]{16})")
-"""The subjects of the other ends of pipes."""
-
 _encode = msgspec.msgpack.Encoder().encode
 _read_cast = msgspec.msgpack.Decoder(tuple[list[str], bytes]).decode
-
-
-class Caller:
-    """Somebody at the other end of a pipe: as much of a Connection as Peers and Door need."""
-
-    def __init__(self, door: BusDoor, name: str, other: str) -> None:
-        self.name = name
-        self._door = door
-        self.close_reason = ""
-        self.max_send_buffer_size = door.buffer
-        self.pipe = Pipe(
-            door.bus,
-            f"gate.{door.bus.id}.{name}",
-            other,
-            window=door.buffer,
-            ping=door.ping,
-            on_message=lambda body: door.peers.on_message(cast(Connection, self), body),
-            on_broken=self._gone,
-            on_drain=lambda: door.peers.on_buffer_drain(cast(Connection, self)),
-        )
-
-    def get_send_buffer_size(self) -> int:
-        """Bytes."""
-        return self.pipe.unsent
-
-    def get_remote_address(self) -> str:
-        """For logs."""
-        return self.pipe.other
-
-    def cork(self) -> None:
-        """All that is published in one turn of the loop leaves together anyway."""
-
-    def send(self, data: bytes, raw: bool = False) -> bool:
-        """``raw``: a whole frame."""
-        return self.pipe.send(data[links.HEAD :] if raw else data)
-
-    def close(self, data: bytes = b"", raw: bool = False) -> None:
-        """With last words, or without."""
-        if data:
-            self.send(data, raw)
-        self.destroy()
-
-    def destroy(self) -> None:
-        """It may call again."""
-        self.pipe.end_with("closed here")
-
-    def _gone(self, why: str) -> None:
-        self.close_reason = why
-        self._door.gone(self)
 
 
 class BusPeers(Peers):
@@ -143,6 +92,7 @@ class BusDoor:
         table: Table,
         commands: Commands,
         router: Router,
+        outboxes: Outboxes,
         buffer: int,
         ping: float,
     ) -> None:
@@ -151,7 +101,8 @@ class BusDoor:
         self.prefix = prefix = ids.new_tag()
         """What its client_ids begin with."""
         self.bus = Bus(url)
-        self.buffer, self.ping = buffer, ping
+        self._ping = ping
+        self._boxes = Boxes(self.bus, outboxes, ping=ping)
         # Nobody comes through the door: who may publish to our subjects is nats's to say.
         self.peers = BusPeers(
             worker, "frame://127.0.0.1:0", messages.service(prefix), "", table, commands, router, buffer
@@ -159,23 +110,22 @@ class BusDoor:
         self.peers.door_ = self
         self._router = router
         self._place = Place(f"{SCHEME}{self.bus.id}", prefix)
-        self._callers: dict[str, Caller] = {}
-        """By the names of their pipes."""
+        self._callers = Callers(self.bus, self.peers, buffer, ping)
         self._offers: dict[str, asyncio.TimerHandle] = {}
         """By client_id."""
         self._subjects: dict[Key, str] = {}
         self._idle: set[Key] = set()
         self._roster: Roster | None = None
-        for beginning, handler in (("gate", self._hear), (ALL, self._cast), ("u", self._cast), ("g", self._cast)):
-            self.bus.route(beginning, handler)
-        self.bus.listen(f"gate.{self.bus.id}.*")
+        for beginning in (ALL, "u", "g"):
+            self.bus.route(beginning, self._cast)
         self.bus.listen(ALL)
-        self.bus.on_down.append(self._is_down)
         Timer.add(LINGER, self._sweep)
 
     async def start(self) -> None:
         """The others hear of this gateway when they can reach it. Raises LoadError."""
-        self._roster = Roster(self.bus, announce=self._place, ping=self.ping)
+        self._roster = Roster(
+            self.bus, announce=self._place, on_places=self._boxes.update, on_here=self._boxes.is_here, ping=self._ping
+        )
         try:
             async with asyncio.timeout(PATIENCE):
                 await self._roster.first()
@@ -191,36 +141,9 @@ class BusDoor:
         for _ in range(round(FAREWELL / LOOK)):
             if any(stream.open for stream in self._router.streams.values()):
                 await asyncio.sleep(LOOK)
-        for caller in list(self._callers.values()):
-            caller.destroy()
+        self._callers.end()
+        await self._boxes.close()
         await self.bus.close()
-
-    # ------------------------------------------------------------------ pipes
-
-    def _hear(self, rest: str, reply: str, data: bytes, nobody: bool) -> None:
-        _id, _, name = rest.partition(".")
-        caller = self._callers.get(name)
-        if caller is None:
-            if nobody or (found := CALLER.fullmatch(reply)) is None or found[1] != name or len(data) < HEAD.size:
-                return
-            kind, _number = HEAD.unpack_from(data)
-            if kind == BYE:
-                return
-            if kind != OPEN:
-                self.bus.publish(reply, HEAD.pack(BYE, 0))
-                return
-            caller = self._callers[name] = Caller(self, name, reply)
-            caller.pipe.probe()
-        caller.pipe.hear(data, nobody)
-
-    def gone(self, caller: Caller) -> None:
-        """Its pipe is broken."""
-        if self._callers.pop(caller.name, None) is not None:
-            self.peers.on_close(cast(Connection, caller))
-
-    def _is_down(self) -> None:
-        for caller in list(self._callers.values()):
-            caller.pipe.end_with("the bus is gone")
 
     # ------------------------------------------------------------------ clients on offer
 
@@ -255,7 +178,7 @@ class BusDoor:
             logger.warning("bus: something that is none of ours: %s", error)
             return
         for name in names:
-            if (caller := self._callers.get(name)) is not None:
+            if (caller := self._callers.by_name.get(name)) is not None:
                 self.peers.on_message(cast(Connection, caller), body)
                 return
 

@@ -9,15 +9,17 @@ Senders put them there when no gateway could deliver (posting.py), and gateways 
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
-from workermand import Timer, Worker
+from workermand import Connection, Timer, Worker
 from workermand.services.gateway import messages
 from workermand.services.gateway.outbox.store import Limits, OutboxStore
+from workermand.services.links import wire as links
 from workermand.services.links.errors import ServiceError
 from workermand.services.links.later import Later
 
@@ -51,6 +53,15 @@ class Outbox:
         """What has come is written first."""
         await self._store.close()
 
+    def serve(self, connection: Connection, message: list[Any]) -> None:
+        """One of messages.OF_OUTBOX, or none: it is answered."""
+        try:
+            result = self.ask(message)
+        except ServiceError as error:
+            connection.send(links.body([links.FAIL, message[1], str(error)]))
+        else:
+            result.add_done_callback(lambda later: _answer(connection, message[1], later))
+
     def ask(self, message: list[Any]) -> Later[Any]:
         """One of messages.OF_OUTBOX. Raises ServiceError, as the answer may."""
         try:
@@ -74,3 +85,11 @@ class Outbox:
     def _count(self) -> None:
         counters = self._store.counters
         self._worker.figures |= {f"letters {name}": getattr(counters, name) for name in counters.__slots__}
+
+
+def _answer(connection: Connection, number: int, later: asyncio.Future[Any]) -> None:
+    """When it is known; to one that has gone, nobody listens."""
+    if (error := later.exception()) is not None:
+        connection.send(links.body([links.FAIL, number, str(error)]))
+    elif connection.send(links.body([links.OK, number, later.result()])) is False:
+        connection.destroy()  # it would wait for ever
