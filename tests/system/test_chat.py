@@ -411,6 +411,7 @@ def test_the_documented_tables_behind_the_documented_nginx(
             chat = Chat(server, browser, f"http://127.0.0.1:{port}/")
             anne = chat.come("Anne")
             say(anne, "hello")
+            expect(lines(anne)).to_have_text(["hello"])
             with connect(f"ws://127.0.0.1:{port}/chat", source_address=("127.0.0.9", 0)) as bot:
                 server.wait_for("a client from 127.0.0.9")
                 bot.send('{"type": "login", "client_name": "Bot", "room_id": "1"}')
