@@ -7,6 +7,7 @@ somebody here has and some peer has asked for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Any, Final, cast
@@ -40,9 +41,7 @@ LINGER: Final = 15.0
 """Seconds between two looks at the subjects: what is needed at neither is not listened to any more. It is till then,
 for what was sent before the news had arrived that nobody has it."""
 FAREWELL: Final = 1.0
-"""Seconds that a stop waits for business workers to finish what they have;"""
-LOOK: Final = 0.02
-"""those between two looks."""
+"""Seconds that a stop waits for business workers to finish what they have."""
 _encode = msgspec.msgpack.Encoder().encode
 _read_cast = msgspec.msgpack.Decoder(tuple[list[str], bytes]).decode
 
@@ -51,6 +50,17 @@ class BusPeers(Peers):
     """Peers, whose news come with subjects."""
 
     door_: BusDoor
+    _waits: asyncio.Event | None = None
+
+    async def next_done(self) -> None:
+        """Waits until some business worker has finished something."""
+        self._waits = asyncio.Event()
+        await self._waits.wait()
+
+    def _done(self, connection: Connection, message: list[Any]) -> None:
+        super()._done(connection, message)
+        if self._waits is not None:
+            self._waits.set()
 
     def _do(self, connection: Connection, message: list[Any]) -> Any:
         match message:
@@ -138,9 +148,10 @@ class BusDoor:
         """The last events of clients are handled first."""
         if self._roster is not None:
             await self._roster.close()
-        for _ in range(round(FAREWELL / LOOK)):
-            if any(stream.open for stream in self._router.streams.values()):
-                await asyncio.sleep(LOOK)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL):
+                while any(stream.open for stream in self._router.streams.values()):
+                    await self.peers.next_done()
         self._callers.end()
         await self._boxes.close()
         await self.bus.close()
