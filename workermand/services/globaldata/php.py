@@ -111,6 +111,7 @@ class Cas(Set, tag="cas"):
 
 
 AnyRequest = Get | Set | Add | Delete | Increment | Cas
+KINDS: Final = {"get": Get, "set": Set, "add": Add, "delete": Delete, "increment": Increment, "cas": Cas}
 
 
 def _unpack(packed: bytes) -> Any:
@@ -174,7 +175,7 @@ class PhpClient:
     def hear(self, message: Any) -> None:
         """Raises WorkermandError for what cannot be done."""
         try:
-            request = msgspec.convert(message, AnyRequest, builtin_types=(bytes,))
+            request = msgspec.convert(message, _kind(message), builtin_types=(bytes,))
         except msgspec.ValidationError as error:
             raise GlobalDataError(f"bad request: {error}") from None
         if request.name.startswith(OWN):
@@ -190,6 +191,12 @@ class PhpClient:
 
     def gone(self) -> None:
         """It holds nothing."""
+
+
+def _kind(message: Any) -> Any:
+    """Of a request: one, not a union of all, which msgspec makes anew for each call, 16 us in place of one."""
+    command = message.get("cmd") if isinstance(message, dict) else None
+    return KINDS.get(command, AnyRequest) if isinstance(command, str) else AnyRequest
 
 
 def _frame(body: bytes) -> bytes:
