@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 
 import msgspec
@@ -24,7 +25,7 @@ from workermand.services.gateway.bus.connection import Bus
 from workermand.services.gateway.bus.mesh import BusMesh
 from workermand.services.gateway.bus.pipes import HEAD
 from workermand.services.links import wire
-from workermand.testing import ServerFailed
+from workermand.testing import RunningServer, ServerFailed
 
 pytestmark = pytest.mark.real
 
@@ -40,14 +41,20 @@ def test_clients_stay_while_nats_is_killed_and_comes_back() -> None:
                     assert client.ask("count").startswith(f"{count + 1} ")
                     assert client.ask("hello") == "HELLO"  # by now its session is saved
                     nats.kill()
-                    wait_until("all know", lambda turn=turn: server.output.count("the bus at") >= 4 * turn)  # type: ignore[misc]
+                    wait_until("all know", lambda turn=turn: told(server, "gone") == 4 * turn)  # type: ignore[misc]
                     for _ in range(5):
                         client.say("count")
                     nats.start()
+                    wait_until("all are back", lambda turn=turn: told(server, "back") == 4 * turn)  # type: ignore[misc]
                     heard = [int(client.hear().split()[0]) for _ in range(5)]
                     assert heard == list(range(count + 2, count + 7))
                     count += 6
                 assert other.ask("hello") == "HELLO"
+
+
+def told(server: RunningServer, what: str) -> int:
+    """How many processes have said that nats is gone, or back, and how often."""
+    return len(re.findall(rf"the bus at \S+ is {what}", server.output))
 
 
 def test_a_cluster_may_start_before_nats() -> None:

@@ -48,7 +48,7 @@ class Bus:
         self._root = f"wm.g.{name}."
         self.id = secrets.token_hex(8)
         """This process."""
-        self.up = False
+        self.up = self._was_lost = False
         self.on_up: list[Callable[[], None]] = []
         self.on_down: list[Callable[[], None]] = []
         self._handlers: dict[str, Handler] = {}
@@ -149,6 +149,9 @@ class Bus:
         return link
 
     def _is_up(self) -> None:
+        if self._was_lost:
+            self._was_lost = False
+            logger.warning("the bus at %s is back", self.where)
         self.up = True
         self._refused = None
         self._settled.set()
@@ -160,7 +163,7 @@ class Bus:
 
     def _is_down(self) -> None:
         if self.up:
-            self.up = False
+            self.up, self._was_lost = False, True
             self._settled.clear()
             logger.warning("the bus at %s is gone", self.where)
             # What it has not been sent, it will not be: the links that it was for are gone.
