@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 import uvloop
 
+from tests.conftest import wait_until
 from tests.services.gateway.conftest import Client, ports
 from tests.services.gateway.php.test_link import KEY, business
 from tests.services.gateway.test_client import every_call
@@ -117,6 +118,8 @@ def test_a_reload() -> None:
             worker.reload()
             assert gateway.tells() != first
             assert client.hear().startswith("1 ")
+            # It does not wait with the next event for the session that the last one leaves.
+            wait_until("it is saved", lambda: "'count': 1" in client.ask("session"))
             assert client.ask("count").startswith("2 ")
 
 
